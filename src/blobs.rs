@@ -1,0 +1,120 @@
+//! Segments and init segments: one struct over the `object_store` crate, with keys made from typed parts only.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt as _;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+
+use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
+
+/// Why bytes could not be kept or given.
+#[derive(Debug, thiserror::Error)]
+#[error("the object store failed: {0}")]
+pub struct Error(#[from] object_store::Error);
+
+/// Which part of a rendition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The init segment (EXT-X-MAP).
+    Init,
+    /// A segment.
+    Segment(SegmentNumber),
+}
+
+/// Where media lies.
+#[derive(Debug, Clone)]
+pub struct Blobs(Arc<dyn ObjectStore>);
+
+impl Blobs {
+    /// In a directory; each write is on disk when it returns.
+    ///
+    /// # Errors
+    /// [`Error`] where the directory cannot be used.
+    pub fn on_disk(directory: &Path) -> Result<Self, Error> {
+        Ok(Self(Arc::new(LocalFileSystem::new_with_prefix(directory)?.with_fsync(true))))
+    }
+
+    /// In memory, for fast tests.
+    pub fn in_memory() -> Self {
+        Self(Arc::new(InMemory::new()))
+    }
+
+    /// Keeps a part.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be written.
+    pub async fn put(
+        &self,
+        video: VideoId,
+        version: Version,
+        rendition: &RenditionName,
+        part: Part,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        let payload = PutPayload::from_bytes(bytes);
+        self.0.put(&key(video, version, rendition, part), payload).await?;
+        Ok(())
+    }
+
+    /// A whole part; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be read.
+    pub async fn get(
+        &self,
+        video: VideoId,
+        version: Version,
+        rendition: &RenditionName,
+        part: Part,
+    ) -> Result<Option<Bytes>, Error> {
+        match self.0.get(&key(video, version, rendition, part)).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The length of a part; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be looked up.
+    pub async fn len(
+        &self,
+        video: VideoId,
+        version: Version,
+        rendition: &RenditionName,
+        part: Part,
+    ) -> Result<Option<u64>, Error> {
+        match self.0.head(&key(video, version, rendition, part)).await {
+            Ok(found) => Ok(Some(found.size)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes all parts of a title; how many there were.
+    ///
+    /// # Errors
+    /// [`Error`] where one cannot be removed.
+    pub async fn delete(&self, video: VideoId) -> Result<usize, Error> {
+        let prefix = Key::from(format!("media/{video}"));
+        let keys: Vec<Key> =
+            self.0.list(Some(&prefix)).map_ok(|found| found.location).try_collect().await?;
+        for key in &keys {
+            self.0.delete(key).await?;
+        }
+        Ok(keys.len())
+    }
+}
+
+fn key(video: VideoId, version: Version, rendition: &RenditionName, part: Part) -> Key {
+    Key::from(match part {
+        Part::Init => format!("media/{video}/{version}/{rendition}/init.mp4"),
+        Part::Segment(number) => format!("media/{video}/{version}/{rendition}/{number}.m4s"),
+    })
+}

@@ -1,0 +1,7 @@
+//! The rules of the house, pure: no tokio, no axum, no files, no clock. Everything above asks these types to decide.
+
+pub mod amount;
+pub mod id;
+pub mod ledger;
+pub mod session;
+pub mod video;

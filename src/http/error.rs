@@ -1,0 +1,290 @@
+//! Every error a client can see: an RFC 9457 problem document with a stable code and a sentence that says what to do. This is the only
+//! file that decides a status code.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::domain::amount::AmountError;
+use crate::domain::id::IdError;
+use crate::paywall::Challenge;
+use crate::store::Invoice;
+use crate::{library, paywall, store};
+
+/// A problem document and its status.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    retry_after: Option<Duration>,
+    authenticate: Option<String>,
+    more: Map<String, Value>,
+}
+
+/// What a handler gives.
+pub type Answer<T = Response> = Result<T, Problem>;
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+            retry_after: None,
+            authenticate: None,
+            more: Map::new(),
+        }
+    }
+
+    fn retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// 401: no key, or one that nobody has.
+    pub fn unauthorized() -> Self {
+        let detail = "Send a key of this server: `Authorization: Bearer <key>`.";
+        let mut problem = Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+        problem.authenticate = Some("Bearer".to_owned());
+        problem
+    }
+
+    /// 403: a key of another role.
+    pub fn forbidden(needs: &'static str) -> Self {
+        let detail = format!("This needs a key of {needs}.");
+        Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
+    }
+
+    /// 400: a document or parameter that cannot be read.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", detail)
+    }
+
+    /// 404 for something of a kind.
+    pub fn missing(what: &str) -> Self {
+        let detail = format!("There is no such {what} here. Check the address.");
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// 503: the pages were not built into this program.
+    pub fn no_pages() -> Self {
+        let detail = "The pages are not in this build: run `make web`, then build again.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_pages", detail)
+    }
+
+    /// 416 for a range outside of a body of this length.
+    pub fn bad_range(len: u64) -> Response {
+        let detail = format!("The segment has {len} bytes: ask for a range within them.");
+        let mut response =
+            Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range", detail).into_response();
+        if let Ok(value) = HeaderValue::from_str(&format!("bytes */{len}")) {
+            response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+        response
+    }
+
+    /// 402 with a fresh invoice, in the one form that all known L402 clients read.
+    pub fn challenge(challenge: &Challenge) -> Self {
+        let detail = "Pay the invoice, then repeat the request with \
+                      `Authorization: L402 <macaroon>:<preimage>`.";
+        let mut problem = Self::payment_required(detail);
+        let Challenge { macaroon, bolt11, .. } = challenge;
+        problem.authenticate = Some(format!(
+            "L402 macaroon=\"{macaroon}\", invoice=\"{bolt11}\", version=\"0\", token=\"{macaroon}\""
+        ));
+        problem.more = object(json!({
+            "amount_msat": challenge.amount,
+            "invoice": bolt11,
+            "payment_hash": challenge.hash,
+            "expires_at": challenge.expires_at,
+            "segment": challenge.segment.number,
+        }));
+        problem
+    }
+
+    /// 402 within a session: the invoice is in the session's stream, and here where one is open.
+    pub fn session_unpaid(amount: u64, invoice: Option<&Invoice>) -> Self {
+        let detail = "This segment is not paid yet: pay the session's open invoice and ask again.";
+        let mut problem = Self::payment_required(detail);
+        problem.more = object(json!({ "amount_msat": amount }));
+        if let Some(invoice) = invoice {
+            problem.more.extend(object(json!({
+                "invoice": invoice.bolt11,
+                "invoice_amount_msat": invoice.amount,
+                "payment_hash": invoice.hash,
+                "expires_at": invoice.expires_at,
+            })));
+        }
+        problem
+    }
+
+    /// 402 for a `HEAD`: no invoice is made for it.
+    pub fn unpaid_head() -> Self {
+        Self::payment_required("This segment is not paid. Ask with GET for an invoice.")
+    }
+
+    fn payment_required(detail: &str) -> Self {
+        Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", detail)
+    }
+
+    fn internal(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!(%error, "a request failed");
+        let detail = "The server failed. Nothing was charged; try again, and tell the operator.";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = object(json!({
+            "type": format!("urn:sluice:problem:{}", self.code),
+            "title": self.status.canonical_reason().unwrap_or("Error"),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": self.detail,
+        }));
+        body.extend(self.more);
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(after) = self.retry_after {
+            let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        if let Some(value) = self.authenticate.and_then(|text| HeaderValue::try_from(text).ok()) {
+            headers.insert(header::WWW_AUTHENTICATE, value);
+        }
+        response
+    }
+}
+
+impl From<IdError> for Problem {
+    fn from(error: IdError) -> Self {
+        Self::missing(error.0)
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Failed(_) | store::Error::Corrupt(_) | store::Error::Locked(_) => {
+                Self::internal(&error)
+            }
+        }
+    }
+}
+
+impl From<AmountError> for Problem {
+    fn from(error: AmountError) -> Self {
+        let detail = format!("msat_per_second: {error}.");
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_price", detail);
+        match error {
+            AmountError::Sparse { smallest_msat_per_second } => {
+                problem.more = object(json!({ "smallest_msat_per_second": smallest_msat_per_second }));
+            }
+            AmountError::Overflow | AmountError::Share => {}
+        }
+        problem
+    }
+}
+
+impl From<library::Error> for Problem {
+    fn from(error: library::Error) -> Self {
+        use library::Error;
+        match error {
+            Error::Missing(what) => Self::missing(what),
+            Error::Invalid { field, .. } => {
+                let mut problem =
+                    Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", error.to_string());
+                problem.more = object(json!({ "field": field }));
+                problem
+            }
+            Error::State { .. } => {
+                Self::new(StatusCode::CONFLICT, "wrong_state", error.to_string())
+            }
+            Error::TooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string())
+            }
+            Error::Broken { .. } => {
+                Self::new(StatusCode::BAD_REQUEST, "broken_upload", error.to_string())
+            }
+            Error::Amount(error) => error.into(),
+            Error::Store(error) => error.into(),
+            Error::Io { .. } | Error::Blobs(_) => {
+                tracing::error!(%error, "a request failed");
+                let detail = "The server's disk failed. What was paid stays good; try again soon.";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage", detail)
+                    .retry(Duration::from_secs(5))
+            }
+            Error::Hls(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<paywall::Error> for Problem {
+    fn from(error: paywall::Error) -> Self {
+        use paywall::Error;
+        let unavailable = |code, detail: &str, after| {
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+                .retry(Duration::from_secs(after))
+        };
+        match error {
+            Error::TooMany { retry_after } => {
+                let detail = "Too many invoices were asked for. Slow down.";
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail).retry(retry_after)
+            }
+            Error::NoInbound => {
+                let detail = "The server's Lightning node cannot receive this payment now. \
+                              What is paid still plays.";
+                unavailable("no_inbound", detail, 30)
+            }
+            Error::Suspended => {
+                let detail = "The server cannot book payments now, so it asks for none. \
+                              What is paid still plays.";
+                unavailable("suspended", detail, 10)
+            }
+            Error::Mint(_) => {
+                tracing::error!(%error, "no invoice");
+                unavailable("no_invoice", "The server's Lightning node is not ready.", 5)
+            }
+            Error::Store(error) => error.into(),
+            Error::Amount(error) => Self::internal(&error),
+            Error::NoSession => {
+                let detail = "This session is over or was never there. Begin another.";
+                Self::new(StatusCode::NOT_FOUND, "no_session", detail)
+            }
+            Error::OtherTitle => {
+                Self::new(StatusCode::NOT_FOUND, "no_session", "This session is for another title.")
+            }
+        }
+    }
+}
+
+/// What the fallback of the router answers.
+pub async fn no_route() -> Problem {
+    Problem::missing("page")
+}
+
+/// A known path with another method.
+pub async fn no_method() -> Problem {
+    let detail = "This address does not take that method.";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+/// A handler's panic is our fault and leaks nothing.
+#[allow(clippy::needless_pass_by_value)]
+pub fn panicked(_what: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    Problem::internal(&"a handler panicked").into_response()
+}

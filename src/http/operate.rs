@@ -1,0 +1,48 @@
+//! The operator's view: node, books, health, metrics.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::App;
+use super::error::Answer;
+use super::extract::Caller;
+use crate::lightning::NodeInfo;
+
+/// The media type of the OpenMetrics text format.
+const OPEN_METRICS: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// `GET /api/v1/node`: the operator's node.
+pub async fn node(State(app): State<App>, caller: Caller) -> Answer<Json<NodeInfo>> {
+    caller.operator()?;
+    Ok(Json(app.operations.info()))
+}
+
+/// `GET /api/v1/ledger`: all balances, and whether the books are right.
+pub async fn ledger(State(app): State<App>, caller: Caller) -> Answer {
+    caller.operator()?;
+    let totals = app.statements.totals()?;
+    let found = app.statements.verify()?;
+    let body = json!({ "totals": totals, "verified": found.holds(), "verification": found });
+    Ok(Json(body).into_response())
+}
+
+/// `GET /healthz`: the process answers.
+pub async fn health() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: payments can be taken; if not, what is missing.
+pub async fn ready(State(app): State<App>) -> Response {
+    let readiness = app.operations.readiness();
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+/// `GET /metrics`: for Prometheus.
+pub async fn metrics(State(app): State<App>) -> Response {
+    ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.text()).into_response()
+}

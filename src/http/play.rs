@@ -1,0 +1,303 @@
+//! Playlists, init segments and segments by L402.
+
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Redirect, Response};
+use bytes::Bytes;
+
+use super::error::{Answer, Problem};
+use super::extract::{From, credentials, named};
+use super::{App, Shared};
+use crate::blobs::Part;
+use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
+use crate::domain::video::SegmentPrice;
+use crate::hls;
+use crate::library::Published;
+use crate::paywall::{Decision, Offer};
+
+/// The media type of init segments and segments.
+const MP4: HeaderValue = HeaderValue::from_static("video/mp4");
+/// Media that was paid for is nobody else's to keep.
+const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-transform");
+
+/// `GET /hls/{video}/index.m3u8`
+pub async fn multivariant(State(app): State<App>, Path(video): Path<String>) -> Answer {
+    let published = app.library.published(named(&video)?, None)?;
+    let text = hls::multivariant(&published.media, &format!("{}/", published.media.version));
+    Ok(playlist(text.map_err(crate::library::Error::from)?))
+}
+
+/// `GET /hls/{video}/{rendition}/{file}`: the same of the current version.
+pub async fn current_version(
+    State(app): State<App>,
+    Path((video, rendition, file)): Path<(String, String, String)>,
+) -> Answer {
+    let video: VideoId = named(&video)?;
+    let rendition: RenditionName = named(&rendition)?;
+    let file = File::parse(&file)?;
+    let version = app.library.published(video, None)?.media.version;
+    Ok(Redirect::temporary(&format!("/hls/{video}/{version}/{rendition}/{file}")).into_response())
+}
+
+/// `GET /hls/{video}/{version}/{rendition}/{file}`
+pub async fn part(
+    State(app): State<App>,
+    Path((video, version, rendition, file)): Path<(String, String, String, String)>,
+    From(client): From,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer {
+    let begun = Instant::now();
+    let version: Version = named(&version)?;
+    let rendition: RenditionName = named(&rendition)?;
+    let file = File::parse(&file)?;
+    let published = app.library.published(named(&video)?, Some(version))?;
+    let number = match file {
+        File::Playlist => return media_playlist(&published),
+        File::Init => return init(&app, &published, &rendition, &headers).await,
+        File::Segment(number) => number,
+    };
+    let presented = credentials(&headers);
+    let offer = offer(&app, &published, number)?;
+    if method == Method::HEAD {
+        let len = app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
+        return if app.paywall.peek(&offer, &presented)? {
+            Ok(head(len))
+        } else {
+            Err(Problem::unpaid_head())
+        };
+    }
+    // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand.
+    if presented.is_empty() && offer.price.is_some() {
+        app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
+        return match app.paywall.admit(&offer, &[], client).await? {
+            Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
+            Decision::Free | Decision::Granted => Err(Problem::unpaid_head()),
+        };
+    }
+    let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
+    let range = match Range::parse(&headers, bytes.len() as u64) {
+        Ok(range) => range,
+        Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
+    };
+    match app.paywall.admit(&offer, &presented, client).await? {
+        Decision::Free | Decision::Granted => {
+            app.metrics.served(range.len(), begun.elapsed());
+            Ok(media(bytes, &range))
+        }
+        Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
+    }
+}
+
+/// What a segment costs now.
+fn offer(app: &Shared, published: &Published, number: SegmentNumber) -> Result<Offer, Problem> {
+    let terms = app.library.terms(&published.video);
+    let price = match terms.price_of(&published.media.timeline, number)? {
+        Some(SegmentPrice::Free) => None,
+        Some(SegmentPrice::Paid(amount)) => Some(amount),
+        None => return Err(Problem::missing("segment")),
+    };
+    let segment = app.library.segment(published, number);
+    Ok(Offer { segment, price, split: published.split })
+}
+
+/// The media playlist of a version; the same for all its renditions.
+pub fn media_playlist(published: &Published) -> Answer {
+    Ok(playlist(hls::media(&published.media).map_err(crate::library::Error::from)?))
+}
+
+/// An init segment; free.
+pub async fn init(
+    app: &Shared,
+    published: &Published,
+    rendition: &RenditionName,
+    headers: &HeaderMap,
+) -> Answer {
+    let bytes = app.library.open(published, rendition, Part::Init).await?;
+    Ok(match Range::parse(headers, bytes.len() as u64) {
+        Ok(range) => media(bytes, &range),
+        Err(Unsatisfiable) => Problem::bad_range(bytes.len() as u64),
+    })
+}
+
+/// A playlist's answer.
+pub fn playlist(text: String) -> Response {
+    let kind = HeaderValue::from_static(hls::PLAYLIST_TYPE);
+    let fresh = HeaderValue::from_static("no-cache");
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)], text).into_response()
+}
+
+/// Media bytes, or the range of them that was asked for.
+pub fn media(bytes: Bytes, range: &Range) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, MP4),
+        (header::CACHE_CONTROL, PRIVATE),
+        (header::VARY, HeaderValue::from_static("Authorization")),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+    ];
+    match range {
+        Range::Whole { .. } => (headers, Body::from(bytes)).into_response(),
+        Range::Part { first, last, of } => {
+            let (from, to) = (usize::try_from(*first), usize::try_from(last.saturating_add(1)));
+            let part = match (from, to) {
+                (Ok(from), Ok(to)) if to <= bytes.len() => bytes.slice(from..to),
+                _ => bytes,
+            };
+            let mut response =
+                (StatusCode::PARTIAL_CONTENT, headers, Body::from(part)).into_response();
+            if let Ok(value) = HeaderValue::from_str(&format!("bytes {first}-{last}/{of}")) {
+                response.headers_mut().insert(header::CONTENT_RANGE, value);
+            }
+            response
+        }
+    }
+}
+
+/// What `HEAD` answers for media that is paid or free.
+pub fn head(len: u64) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, MP4),
+        (header::CACHE_CONTROL, PRIVATE),
+        (header::CONTENT_LENGTH, HeaderValue::from(len)),
+    ];
+    (headers, Body::empty()).into_response()
+}
+
+/// The last element of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum File {
+    /// `index.m3u8`
+    Playlist,
+    /// `init.mp4`
+    Init,
+    /// `{n}.m4s`
+    Segment(SegmentNumber),
+}
+
+impl File {
+    /// Exactly one of the three.
+    pub fn parse(text: &str) -> Result<Self, Problem> {
+        match text {
+            "index.m3u8" => Ok(Self::Playlist),
+            "init.mp4" => Ok(Self::Init),
+            other => match other.strip_suffix(".m4s") {
+                Some(number) => Ok(Self::Segment(named(number)?)),
+                None => Err(Problem::missing("file")),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for File {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Playlist => f.write_str("index.m3u8"),
+            Self::Init => f.write_str("init.mp4"),
+            Self::Segment(number) => write!(f, "{number}.m4s"),
+        }
+    }
+}
+
+/// What of a body is asked for (RFC 9110, section 14). Several ranges, and units unknown here, are answered with the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// All of it.
+    Whole {
+        /// Its length.
+        of: u64,
+    },
+    /// The bytes `first..=last`.
+    Part {
+        /// The first byte.
+        first: u64,
+        /// The last byte.
+        last: u64,
+        /// The whole length.
+        of: u64,
+    },
+}
+
+/// A range that lies outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unsatisfiable;
+
+impl Range {
+    /// Of a request's headers.
+    pub fn parse(headers: &HeaderMap, of: u64) -> Result<Self, Unsatisfiable> {
+        let value = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+        value.map_or(Ok(Self::Whole { of }), |value| Self::of(value, of))
+    }
+
+    fn of(value: &str, of: u64) -> Result<Self, Unsatisfiable> {
+        let whole = Ok(Self::Whole { of });
+        let Some(spec) = value.trim().strip_prefix("bytes=").filter(|spec| !spec.contains(','))
+        else {
+            return whole;
+        };
+        let Some((first, last)) = spec.trim().split_once('-') else { return whole };
+        let end = of.checked_sub(1).ok_or(Unsatisfiable)?;
+        let number = |text: &str| match text {
+            "" => Ok(None),
+            digits => digits.parse::<u64>().map(Some).map_err(|_| ()),
+        };
+        let (first, last) = match (number(first.trim()), number(last.trim())) {
+            (Ok(Some(first)), Ok(last)) => (first, last.unwrap_or(end).min(end)),
+            (Ok(None), Ok(Some(0))) => return Err(Unsatisfiable),
+            (Ok(None), Ok(Some(count))) => (of.saturating_sub(count), end),
+            (Ok(None), Ok(None)) | (Err(()), _) | (_, Err(())) => return whole,
+        };
+        if first > end {
+            return Err(Unsatisfiable);
+        }
+        // `last < first` makes the header invalid, and an invalid one is ignored.
+        if last < first { whole } else { Ok(Self::Part { first, last, of }) }
+    }
+
+    /// How many bytes that is.
+    pub const fn len(&self) -> u64 {
+        match self {
+            Self::Whole { of } => *of,
+            Self::Part { first, last, .. } => last.saturating_sub(*first).saturating_add(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_is_served_several_are_answered_whole_and_a_bad_one_is_refused() {
+        let part = |first, last| Ok(Range::Part { first, last, of: 100 });
+        let whole = Ok(Range::Whole { of: 100 });
+        for (value, expected) in [
+            ("bytes=0-", part(0, 99)),
+            ("bytes=0-0", part(0, 0)),
+            ("bytes=10-19", part(10, 19)),
+            ("bytes=90-1000", part(90, 99)),
+            ("bytes=-5", part(95, 99)),
+            ("bytes=-500", part(0, 99)),
+            ("bytes=0-1,5-6", whole),
+            ("items=0-1", whole),
+            ("bytes=5-1", whole),
+            ("bytes=-", whole),
+            ("bytes=x-y", whole),
+            ("bytes=100-", Err(Unsatisfiable)),
+            ("bytes=-0", Err(Unsatisfiable)),
+        ] {
+            assert_eq!(Range::of(value, 100), expected, "{value}");
+        }
+        assert_eq!(Range::of("bytes=0-", 0), Err(Unsatisfiable));
+    }
+
+    #[test]
+    fn only_three_kinds_of_file_can_be_named() {
+        assert_eq!(File::parse("7.m4s").ok(), Some(File::Segment(SegmentNumber(7))));
+        for bad in ["..", "07.m4s", "-1.m4s", ".m4s", "init.mp4/", "x"] {
+            assert!(File::parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Sessions: playback for players that cannot pay, and the stream of invoices for the wallet beside them.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Answer, Problem};
+use super::extract::{Document, From, named};
+use super::play::{File, Range, Unsatisfiable, head, init, media, media_playlist, playlist};
+use super::{App, Shared};
+use crate::blobs::Part;
+use crate::domain::amount::Msat;
+use crate::domain::id::{NodeId, PaymentHash, RenditionName, SegmentNumber, SessionId, VideoId};
+use crate::hls;
+use crate::library::Published;
+use crate::paywall::session::{Followed, Follower, Numbered, Play, Stage, Status, Wish};
+use crate::paywall::token::{SessionKind, SessionToken};
+
+/// A quiet stream says something this often, so that proxies and wallets know that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// `POST /api/v1/sessions`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    video: VideoId,
+    ahead: Option<u8>,
+    bundle: Option<u8>,
+    hold_ms: Option<u16>,
+    max_msat: Option<Msat>,
+}
+
+#[derive(Serialize)]
+struct Created {
+    id: SessionId,
+    playlist: String,
+    control: String,
+    payee: NodeId,
+    network: crate::lightning::Network,
+    msat_per_second: u64,
+    granularity_msat: u64,
+    first_paid_segment: Option<SegmentNumber>,
+    expires_at: u64,
+}
+
+/// Begins a session.
+pub async fn create(
+    State(app): State<App>,
+    From(client): From,
+    Document(create): Document<Create>,
+) -> Answer {
+    let published = app.library.published(create.video, None)?;
+    let wish = Wish {
+        ahead: create.ahead,
+        bundle: create.bundle,
+        hold_ms: create.hold_ms,
+        max: create.max_msat,
+    };
+    let terms = app.library.terms(&published.video);
+    let opened = app.sessions.open(&published.media, create.video, terms, wish, client)?;
+    let created = Created {
+        id: opened.session.id,
+        playlist: format!("/s/{}/index.m3u8", opened.play),
+        control: format!("/api/v1/sessions/{}", opened.control),
+        payee: app.payee,
+        network: app.network,
+        msat_per_second: terms.price.get(),
+        granularity_msat: terms.granularity.get(),
+        first_paid_segment: opened.first_paid,
+        expires_at: opened.session.expires_at,
+    };
+    let fresh = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((StatusCode::CREATED, fresh, Json(created)).into_response())
+}
+
+/// `GET /s/{play}/index.m3u8`
+pub async fn multivariant(State(app): State<App>, Path(play): Path<String>) -> Answer {
+    let (_, published) = opened(&app, SessionKind::Play, &play)?;
+    let text = hls::multivariant(&published.media, "");
+    Ok(playlist(text.map_err(crate::library::Error::from)?))
+}
+
+/// `GET /s/{play}/{rendition}/{file}`
+pub async fn part(
+    State(app): State<App>,
+    Path((play, rendition, file)): Path<(String, String, String)>,
+    method: Method,
+    headers: HeaderMap,
+) -> Answer {
+    let begun = Instant::now();
+    let (session, published) = opened(&app, SessionKind::Play, &play)?;
+    let rendition: RenditionName = named(&rendition)?;
+    let number = match File::parse(&file)? {
+        File::Playlist => return media_playlist(&published),
+        File::Init => return init(&app, &published, &rendition, &headers).await,
+        File::Segment(number) => number,
+    };
+    if method == Method::HEAD {
+        // A session's segment is charged and held on GET alone.
+        let part = Part::Segment(number);
+        return Ok(head(app.library.part_len(&published, &rendition, part).await?));
+    }
+    let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
+    let range = match Range::parse(&headers, bytes.len() as u64) {
+        Ok(range) => range,
+        Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
+    };
+    match app.sessions.play(&session, stage(&published), number).await? {
+        Play::Granted => {
+            app.metrics.served(range.len(), begun.elapsed());
+            Ok(media(bytes, &range))
+        }
+        Play::Owed { invoice, amount } => {
+            Err(Problem::session_unpaid(amount.get(), invoice.as_deref()))
+        }
+    }
+}
+
+/// `GET /api/v1/sessions/{control}`
+pub async fn status(State(app): State<App>, Path(control): Path<String>) -> Answer<Json<Status>> {
+    let session = app.sessions.session(SessionKind::Control, &control)?;
+    Ok(Json(app.sessions.status(&session)?))
+}
+
+/// `PATCH /api/v1/sessions/{control}`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patch {
+    paused: Option<bool>,
+    #[serde(default)]
+    rotate_play: bool,
+    failed: Option<PaymentHash>,
+}
+
+#[derive(Serialize)]
+struct Changed {
+    #[serde(flatten)]
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    playlist: Option<String>,
+}
+
+/// Pauses, reports a failed payment, or makes a new play key.
+pub async fn change(
+    State(app): State<App>,
+    Path(control): Path<String>,
+    Document(patch): Document<Patch>,
+) -> Answer {
+    let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    if let Some(paused) = patch.paused {
+        app.sessions.pause(&session, paused)?;
+    }
+    if let Some(failed) = patch.failed {
+        app.sessions.report_failed(&session, failed)?;
+    }
+    let rotated = if patch.rotate_play {
+        Some(app.sessions.rotate(&session, published.split)?)
+    } else {
+        None
+    };
+    // What the change lets out goes to the stream at once; that nothing can be minted is the players' concern.
+    let _ = app.sessions.look(&session, stage(&published));
+    let playlist = rotated.map(|play| format!("/s/{play}/index.m3u8"));
+    Ok(Json(Changed { status: app.sessions.status(&session)?, playlist }).into_response())
+}
+
+/// `DELETE /api/v1/sessions/{control}`
+pub async fn end(State(app): State<App>, Path(control): Path<String>) -> Answer<StatusCode> {
+    let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    app.sessions.end(&session, published.split)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /api/v1/sessions/{control}/invoices`: server-sent events.
+pub async fn invoices(
+    State(app): State<App>,
+    Path(control): Path<String>,
+    headers: HeaderMap,
+) -> Answer {
+    let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let (missed, follower) = app.sessions.follow(&session, stage(&published), last)?;
+    let follow = Follow { app, session, published, missed: missed.into_iter(), follower };
+    let events = stream::unfold(follow, |mut follow| async move {
+        let numbered = follow.next().await?;
+        Some((Ok::<_, Infallible>(sse(&numbered)), follow))
+    });
+    let mut response: Response =
+        Stream::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
+    let fresh = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, fresh);
+    Ok(response)
+}
+
+struct Follow {
+    app: App,
+    session: SessionToken,
+    published: Published,
+    missed: std::vec::IntoIter<Numbered>,
+    follower: Follower,
+}
+
+impl Follow {
+    /// The next event; the end of the stream makes the wallet connect again and miss nothing.
+    async fn next(&mut self) -> Option<Numbered> {
+        if let Some(missed) = self.missed.next() {
+            return Some(missed);
+        }
+        loop {
+            match self.follower.next().await {
+                Followed::Event(n, event) => return Some(self.app.sessions.number(n, event)),
+                Followed::Rung => {
+                    // Finds what was booked and tells it through the stream.
+                    let _ = self.app.sessions.look(&self.session, stage(&self.published));
+                }
+                Followed::Lost => return None,
+            }
+        }
+    }
+}
+
+fn sse(numbered: &Numbered) -> Sse {
+    let event = Sse::default().event(numbered.event.name()).id(&numbered.id);
+    let data = serde_json::to_string(&numbered.event).unwrap_or_default();
+    event.data(data)
+}
+
+fn stage(published: &Published) -> Stage<'_> {
+    Stage { media: &published.media, split: published.split }
+}
+
+/// The session of a key, and the version that it is pinned to.
+fn opened(
+    app: &Shared,
+    kind: SessionKind,
+    key: &str,
+) -> Result<(SessionToken, Published), Problem> {
+    let session = app.sessions.session(kind, key)?;
+    let published = app.library.published(session.video, Some(session.version))?;
+    Ok((session, published))
+}

@@ -1,0 +1,205 @@
+//! Media in, segments out: the port behind which FFmpeg works.
+//!
+//! The process that holds the keys never decodes a creator's file: [`worker`] starts the same executable again as a sandboxed child,
+//! and only that child calls [`ffmpeg`]. What the child says is checked before anything is published.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::id::{RenditionName, SegmentNumber};
+use crate::domain::video::{Rendition, Ticks, Timeline};
+
+mod boxes;
+pub(crate) mod ffmpeg;
+#[cfg(test)]
+mod fixture;
+mod grid;
+pub mod worker;
+
+/// The name of a rendition's init segment in the output directory.
+pub(crate) fn init_file(rendition: &RenditionName) -> String {
+    format!("{rendition}-init.mp4")
+}
+
+/// The name of a segment in the output directory.
+pub(crate) fn segment_file(rendition: &RenditionName, number: SegmentNumber) -> String {
+    format!("{rendition}-{number}.m4s")
+}
+
+/// How media is made; a section of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// The nominal length of a segment, in milliseconds.
+    pub segment_ms: u64,
+    /// The heights of the ladder in lines, highest first; those above the source are left out (never upscaled).
+    pub ladder: Vec<u32>,
+    /// x264's constant rate factor: lower is better and larger.
+    pub crf: u32,
+    /// x264's preset.
+    pub preset: String,
+    /// The longest source that is accepted, in seconds.
+    pub duration_max_seconds: u64,
+    /// The largest source that is accepted, in pixels a frame.
+    pub pixels_max: u64,
+    /// The worker's memory limit in bytes.
+    pub memory_max_bytes: u64,
+    /// The worker's limit on processor time, in seconds.
+    pub cpu_max_seconds: u64,
+    /// Whether the worker may run where the kernel lacks a part of the sandbox.
+    pub allow_weak_sandbox: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_ms: 4_000,
+            ladder: vec![1_080, 720, 480, 240],
+            crf: 23,
+            preset: "veryfast".to_owned(),
+            duration_max_seconds: 6 * 3_600,
+            pixels_max: 3_840 * 2_160,
+            memory_max_bytes: 4 << 30,
+            cpu_max_seconds: 24 * 3_600,
+            allow_weak_sandbox: false,
+        }
+    }
+}
+
+/// One source to be made into renditions.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    /// The source file.
+    pub source: PathBuf,
+    /// An empty directory that takes what is made.
+    pub output: PathBuf,
+    /// How.
+    pub options: Options,
+}
+
+/// What the worker tells while it works. Files lie in the order's output directory; each is complete when it is told of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Told {
+    /// What the source is.
+    Probed(Probe),
+    /// The init segment of a rendition is done (EXT-X-MAP).
+    Init {
+        /// Which rendition.
+        rendition: RenditionName,
+        /// The file's name in the output directory.
+        file: String,
+        /// Its length.
+        bytes: u64,
+    },
+    /// A segment is done.
+    Segment {
+        /// Which rendition.
+        rendition: RenditionName,
+        /// Which segment.
+        number: SegmentNumber,
+        /// The file's name in the output directory.
+        file: String,
+        /// Its length.
+        bytes: u64,
+    },
+    /// How much of the source is through, in thousandths.
+    Progress {
+        /// 0 to 1000.
+        permille: u32,
+    },
+    /// All is made; the last thing that is told.
+    Done(Made),
+    /// It cannot be made; the last thing that is told.
+    Failed {
+        /// Why, in words for the creator, without paths.
+        reason: String,
+    },
+}
+
+/// What a source holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// The container's duration.
+    pub duration_ms: u64,
+    /// Width and height as shown (rotation applied); `None` without a video track.
+    pub resolution: Option<(u32, u32)>,
+    /// The frame rate that is encoded, in frames per 1,000 seconds.
+    pub frame_rate_milli: Option<u32>,
+    /// Whether there is an audio track.
+    pub audio: bool,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The segment boundaries of all renditions.
+    pub timeline: Timeline,
+    /// The renditions, highest first, with their measured rates.
+    pub renditions: Vec<Rendition>,
+    /// How many video frames were encoded in each rendition; zero for audio only.
+    pub frames: u64,
+}
+
+/// What a file decodes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decoded {
+    /// Video frames.
+    pub frames: u64,
+    /// Audio samples per channel.
+    pub samples: u64,
+    /// From the first video frame's start to the last one's end (or of audio, where there is no video).
+    pub duration: Ticks,
+    /// Errors that the decoders reported.
+    pub errors: u64,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The source cannot be made into media; trying again does not help.
+    #[error("{0}")]
+    Source(String),
+    /// The worker died, hung or broke its protocol; another try may help.
+    #[error("the media worker failed: {0}")]
+    Worker(String),
+    /// It was told to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The machine refused something.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// Takes what the worker tells, in order; an error stops the worker.
+#[async_trait]
+pub trait Sink: Send {
+    /// One telling. A file that it names may be moved away.
+    async fn told(&mut self, told: Told) -> Result<(), Error>;
+}
+
+/// Makes renditions from sources.
+#[async_trait]
+pub trait Transcoder: Send + Sync {
+    /// Runs an order to its end. `sink` hears everything but the final `Done` or `Failed`, which become the result.
+    async fn transcode(
+        &self,
+        order: Order,
+        sink: &mut dyn Sink,
+        cancel: CancellationToken,
+    ) -> Result<Made, Error>;
+
+    /// Decodes a whole media file and counts what is in it.
+    async fn decode(&self, file: PathBuf) -> Result<Decoded, Error>;
+
+    /// Writes a film of at least `seconds` to `to` by repeating `clip` without encoding anything anew.
+    async fn repeat(&self, clip: PathBuf, to: PathBuf, seconds: u64) -> Result<(), Error>;
+}

@@ -1,0 +1,408 @@
+//! The media worker: the same executable, started again with the argument `worker` as a sandboxed child.
+//!
+//! The task goes in as one line of JSON on standard input, which then stays open: when it closes, the server is gone and the child
+//! ends itself. (A parent-death signal would be tied to the thread that started the child, and runtime threads come and go.) What
+//! the child tells comes back as lines of JSON on standard output, and nothing of it is believed before [`check`] has looked.
+
+use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio_util::sync::CancellationToken;
+
+use self::check::Checker;
+use self::protocol::{Line, Task, Work};
+use super::{Decoded, Error, Made, Options, Order, Sink, Told, Transcoder};
+
+mod check;
+mod child;
+mod protocol;
+mod sandbox;
+
+pub use child::run_worker;
+pub use sandbox::sandbox_support;
+
+/// The longest line that is read: the boundaries of a day of one-second segments fit.
+const LINE_BYTES_MAX: usize = 4 << 20;
+/// The child says something every five seconds of work; after this long one call into FFmpeg hangs.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a child may take to end after its last word.
+const GRACE: Duration = Duration::from_secs(10);
+/// What of a child's standard error goes to the log. Damaged films complain about every frame.
+const STDERR_LINES_MAX: usize = 50;
+const STDERR_LINE_BYTES_MAX: usize = 500;
+/// The last lines are kept for the reason of a failure.
+const STDERR_TAIL: usize = 3;
+
+/// Runs media work in child processes.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    exe: PathBuf,
+    limits: Options,
+    patience: Duration,
+}
+
+impl Worker {
+    /// With this very executable. `limits` bound what runs without an order of its own.
+    pub fn new(limits: Options) -> Self {
+        // Unlike the path of the executable, this stays the running program after an upgrade has replaced the file.
+        Self::at(PathBuf::from("/proc/self/exe"), limits)
+    }
+
+    /// With another executable, which must know the argument `worker`.
+    pub fn at(exe: PathBuf, limits: Options) -> Self {
+        Self { exe, limits, patience: PATIENCE }
+    }
+
+    /// With another patience for a child that says nothing.
+    #[must_use]
+    pub const fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    fn spawn(&self) -> Result<Child, Error> {
+        let mut command = Command::new(&self.exe);
+        command.arg("worker").env_clear().current_dir("/").kill_on_drop(true);
+        // Each of glibc's arenas reserves 64 MiB of address space: with many threads they alone would break the memory limit.
+        command.env("MALLOC_ARENA_MAX", "2");
+        if let Some(path) = std::env::var_os("LD_LIBRARY_PATH") {
+            command.env("LD_LIBRARY_PATH", path);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().map_err(|source| Error::Io { what: "starting the media worker", source })
+    }
+
+    /// Runs one task; every line goes to `hear`, which answers with the result when it has it.
+    async fn run<T, H: Hear<T>>(
+        &self,
+        limits: &Options,
+        work: Work,
+        hear: &mut H,
+        cancel: &CancellationToken,
+    ) -> Result<T, Error> {
+        let task = Task { limits: limits.clone(), work };
+        let mut task = serde_json::to_vec(&task).map_err(broken)?;
+        task.push(b'\n');
+        let mut child = self.spawn()?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(Error::Worker("it has no pipes".to_owned()));
+        };
+        let mut tail = VecDeque::new();
+        let talked = {
+            // A child that dies before it has read its task is told of by its status, not by the broken pipe.
+            let talk = async {
+                let _ = stdin.write_all(&task).await;
+                self.talk(stdout, hear).await
+            };
+            let log = log(stderr, &mut tail);
+            tokio::pin!(talk, log);
+            let mut logging = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => break Err(Error::Cancelled),
+                    talked = &mut talk => {
+                        if logging && talked.as_ref().is_ok_and(Option::is_none) {
+                            log.await;
+                        }
+                        break talked;
+                    }
+                    () = &mut log, if logging => logging = false,
+                }
+            }
+        };
+        // What closed its output ends by itself, and how it ends is told; what must stop is stopped.
+        let grace = if talked.is_ok() { GRACE } else { Duration::ZERO };
+        let status = match tokio::time::timeout(grace, child.wait()).await {
+            Ok(status) => status,
+            Err(_) => {
+                // It may have ended meanwhile: then there is nothing to kill.
+                let _ = child.start_kill();
+                child.wait().await
+            }
+        };
+        let status = status.map_err(|source| Error::Io { what: "media worker", source })?;
+        drop(stdin);
+        match talked? {
+            Some(answer) if status.success() => Ok(answer),
+            _ => Err(ended(status, &tail)),
+        }
+    }
+
+    /// Listens until the child closes its output; `None` where it did so without a result.
+    async fn talk<T, H: Hear<T>>(
+        &self,
+        stdout: ChildStdout,
+        hear: &mut H,
+    ) -> Result<Option<T>, Error> {
+        let mut lines = BufReader::new(stdout);
+        let mut answer = None;
+        loop {
+            let line = tokio::time::timeout(self.patience, line(&mut lines, LINE_BYTES_MAX)).await;
+            let line = line.map_err(|_| {
+                let seconds = self.patience.as_secs();
+                Error::Worker(format!("it said nothing for {seconds} seconds"))
+            })?;
+            let Some(line) = line? else { return Ok(answer) };
+            if answer.is_some() {
+                return Err(Error::Worker("it spoke on after its last word".to_owned()));
+            }
+            let line: Line = serde_json::from_slice(&line).map_err(broken)?;
+            answer = hear.hear(line).await?;
+        }
+    }
+}
+
+#[async_trait]
+impl Transcoder for Worker {
+    async fn transcode(
+        &self,
+        order: Order,
+        sink: &mut dyn Sink,
+        cancel: CancellationToken,
+    ) -> Result<Made, Error> {
+        let order = Order {
+            source: absolute(&order.source)?,
+            output: absolute(&order.output)?,
+            options: order.options,
+        };
+        let limits = order.options.clone();
+        let checker = Checker::new(order.output.clone(), order.options.clone());
+        let mut hear = Transcoding { checker, sink };
+        self.run(&limits, Work::Transcode(order), &mut hear, &cancel).await
+    }
+
+    async fn decode(&self, file: PathBuf) -> Result<Decoded, Error> {
+        let work = Work::Decode { file: absolute(&file)? };
+        self.run(&self.limits, work, &mut Decoding, &CancellationToken::new()).await
+    }
+
+    async fn repeat(&self, clip: PathBuf, to: PathBuf, seconds: u64) -> Result<(), Error> {
+        let (clip, to) = (absolute(&clip)?, absolute(&to)?);
+        let mut part = to.clone().into_os_string();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let work = Work::Repeat { clip, to: part.clone(), seconds };
+        let done = self.run(&self.limits, work, &mut Repeating, &CancellationToken::new()).await;
+        let moved = match done {
+            Ok(()) => tokio::fs::rename(&part, &to).await,
+            Err(error) => {
+                // It may not exist; what failed is told already.
+                let _ = tokio::fs::remove_file(&part).await;
+                return Err(error);
+            }
+        };
+        moved.map_err(|source| Error::Io { what: "naming the film", source })
+    }
+}
+
+/// What makes a result out of a child's lines.
+#[async_trait]
+trait Hear<T>: Send {
+    async fn hear(&mut self, line: Line) -> Result<Option<T>, Error>;
+}
+
+struct Transcoding<'a> {
+    checker: Checker,
+    sink: &'a mut dyn Sink,
+}
+
+#[async_trait]
+impl Hear<Made> for Transcoding<'_> {
+    async fn hear(&mut self, line: Line) -> Result<Option<Made>, Error> {
+        let told = match line {
+            Line::Told(told) => told,
+            Line::Alive => return Ok(None),
+            line => return Err(out_of_place(&line)),
+        };
+        match told {
+            Told::Done(made) => {
+                self.checker.made(&made)?;
+                Ok(Some(made))
+            }
+            Told::Failed { reason } => Err(Error::Source(reason)),
+            told => {
+                if self.checker.told(&told).await? {
+                    self.sink.told(told).await?;
+                }
+                Ok(None)
+            }
+        }
+    }
+}
+
+struct Decoding;
+
+#[async_trait]
+impl Hear<Decoded> for Decoding {
+    async fn hear(&mut self, line: Line) -> Result<Option<Decoded>, Error> {
+        match line {
+            Line::Decoded(decoded) => Ok(Some(decoded)),
+            Line::Alive => Ok(None),
+            Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
+            line => Err(out_of_place(&line)),
+        }
+    }
+}
+
+struct Repeating;
+
+#[async_trait]
+impl Hear<()> for Repeating {
+    async fn hear(&mut self, line: Line) -> Result<Option<()>, Error> {
+        match line {
+            Line::Repeated => Ok(Some(())),
+            Line::Alive => Ok(None),
+            Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
+            line => Err(out_of_place(&line)),
+        }
+    }
+}
+
+fn out_of_place(line: &Line) -> Error {
+    Error::Worker(format!("it answered what was not asked: {}", line.word()))
+}
+
+fn broken(error: serde_json::Error) -> Error {
+    Error::Worker(format!("its words make no sense: {error}"))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|source| Error::Io { what: "media path", source })
+}
+
+/// A line without its end; `None` at the end of the output.
+async fn line(
+    from: &mut (impl AsyncBufRead + Unpin),
+    bytes_max: usize,
+) -> Result<Option<Vec<u8>>, Error> {
+    let mut line = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX);
+    let mut from = from.take(limit);
+    let read = from.read_until(b'\n', &mut line).await;
+    let read = read.map_err(|source| Error::Io { what: "media worker", source })?;
+    if read == 0 {
+        return Ok(None);
+    }
+    if line.pop() != Some(b'\n') {
+        return Err(Error::Worker("it broke off, or said too much, in a line".to_owned()));
+    }
+    Ok(Some(line))
+}
+
+/// Puts the first lines of a child's standard error into the log, and keeps the last.
+async fn log(stderr: ChildStderr, tail: &mut VecDeque<String>) {
+    let mut lines = BufReader::new(stderr);
+    let mut told = 0_usize;
+    while let Some(line) = clipped(&mut lines, STDERR_LINE_BYTES_MAX).await {
+        if told < STDERR_LINES_MAX {
+            tracing::debug!(line, "media worker");
+        }
+        told = told.saturating_add(1);
+        if tail.len() >= STDERR_TAIL {
+            tail.pop_front();
+        }
+        tail.push_back(line);
+    }
+}
+
+/// A line, cut to a length; what is longer is read and forgotten. `None` at the end or where reading fails.
+async fn clipped(from: &mut BufReader<impl AsyncRead + Unpin>, bytes_max: usize) -> Option<String> {
+    let mut kept: Vec<u8> = Vec::new();
+    let mut any = false;
+    loop {
+        let buffer = from.fill_buf().await.ok()?;
+        if buffer.is_empty() {
+            break;
+        }
+        any = true;
+        let end = buffer.iter().position(|byte| *byte == b'\n');
+        let part = end.and_then(|end| buffer.get(..end)).unwrap_or(buffer);
+        let room = bytes_max.saturating_sub(kept.len());
+        kept.extend(part.iter().take(room));
+        let used = end.map_or(buffer.len(), |end| end.saturating_add(1));
+        from.consume(used);
+        if end.is_some() {
+            break;
+        }
+    }
+    any.then(|| {
+        let text = String::from_utf8_lossy(&kept);
+        text.chars().filter(|c| !c.is_control()).collect()
+    })
+}
+
+/// Why a child ended without a result.
+fn ended(status: ExitStatus, tail: &VecDeque<String>) -> Error {
+    let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
+    let how = match (signal, status.code()) {
+        // The limit is the operator's, and this source will reach it again.
+        (Some(Signal::SIGXCPU), _) => {
+            return Error::Source(
+                "This file takes more processor time than a media worker is allowed.".to_owned(),
+            );
+        }
+        (Some(signal), _) => format!("ended by {signal}"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "ended".to_owned(),
+    };
+    if tail.is_empty() {
+        return Error::Worker(how);
+    }
+    let tail: Vec<&str> = tail.iter().map(String::as_str).collect();
+    Error::Worker(format!("{how}: {}", tail.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_bounded() {
+        let mut from: &[u8] = b"{}\nlonger than that\n";
+        assert_eq!(line(&mut from, 8).await.unwrap().unwrap(), b"{}");
+        assert!(matches!(line(&mut from, 8).await, Err(Error::Worker(_))));
+        let mut from: &[u8] = b"broken off";
+        assert!(matches!(line(&mut from, 80).await, Err(Error::Worker(_))));
+        let mut from: &[u8] = b"";
+        assert!(line(&mut from, 80).await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_flood_on_standard_error_is_clipped() {
+        let mut flood = vec![b'x'; 100_000];
+        flood.extend_from_slice(b"\n\x1b[31mred\nend");
+        let mut from = BufReader::new(flood.as_slice());
+        assert_eq!(clipped(&mut from, 10).await.unwrap(), "xxxxxxxxxx");
+        assert_eq!(clipped(&mut from, 10).await.unwrap(), "[31mred");
+        assert_eq!(clipped(&mut from, 10).await.unwrap(), "end");
+        assert_eq!(clipped(&mut from, 10).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_no_worker_fails_by_name() {
+        let run = |exe: &str| {
+            let worker = Worker::at(PathBuf::from(exe), Options::default());
+            async move { worker.decode(PathBuf::from("/dev/null")).await.unwrap_err().to_string() }
+        };
+        assert_eq!(run("/bin/false").await, "the media worker failed: exit code 1");
+        assert!(run("/nonexistent").await.starts_with("starting the media worker"));
+        assert!(run("/bin/echo").await.contains("its words make no sense"));
+    }
+
+    #[test]
+    fn a_limit_on_processor_time_is_the_sources_fault_and_a_crash_is_not() {
+        let status = |raw| ended(ExitStatus::from_raw(raw), &VecDeque::new());
+        assert!(matches!(status(Signal::SIGXCPU as i32), Error::Source(_)));
+        let crashed = status(Signal::SIGSEGV as i32);
+        assert_eq!(crashed.to_string(), "the media worker failed: ended by SIGSEGV");
+    }
+}

@@ -1,0 +1,314 @@
+//! What a worker may do once it has its files: use memory and processor time to a limit, write into one directory, start threads.
+//!
+//! Landlock takes the file system away, seccomp the network, other processes and the kernel's rarer doors. Both last for the life
+//! of the process and hold for the threads that are started afterwards.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus,
+};
+use nix::libc;
+use nix::sys::resource::{Resource, rlim_t, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+use crate::media::Options;
+
+/// The newest Landlock that is asked for; an older kernel gives what it has, version 1 (Linux 5.13) at least.
+const LANDLOCK: ABI = ABI::V5;
+/// Standard streams, the source, and a few files in the making.
+const OPEN_FILES_MAX: rlim_t = 64;
+/// Between the signal that tells of the limit and the one that cannot be ignored.
+const CPU_GRACE_SECONDS: u64 = 10;
+
+/// Calls that a worker has no use for, answered with `EPERM`: network, other programs, other processes, the kernel's configuration.
+const DENIED: &[libc::c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_process_madvise,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_kcmp,
+    libc::SYS_mount,
+    libc::SYS_umount2,
+    libc::SYS_pivot_root,
+    libc::SYS_chroot,
+    libc::SYS_open_tree,
+    libc::SYS_move_mount,
+    libc::SYS_fsopen,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fspick,
+    libc::SYS_mount_setattr,
+    libc::SYS_setns,
+    libc::SYS_unshare,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+    libc::SYS_userfaultfd,
+    libc::SYS_io_uring_setup,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_add_key,
+    libc::SYS_request_key,
+    libc::SYS_keyctl,
+    libc::SYS_init_module,
+    libc::SYS_finit_module,
+    libc::SYS_delete_module,
+    libc::SYS_kexec_load,
+    libc::SYS_reboot,
+    libc::SYS_swapon,
+    libc::SYS_swapoff,
+    libc::SYS_acct,
+    libc::SYS_quotactl,
+    libc::SYS_syslog,
+    libc::SYS_personality,
+    libc::SYS_name_to_handle_at,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_fanotify_init,
+    libc::SYS_memfd_create,
+    libc::SYS_shmget,
+    libc::SYS_shmat,
+    libc::SYS_msgget,
+    libc::SYS_semget,
+    libc::SYS_mq_open,
+    libc::SYS_setuid,
+    libc::SYS_setgid,
+    libc::SYS_setreuid,
+    libc::SYS_setregid,
+    libc::SYS_setresuid,
+    libc::SYS_setresgid,
+    libc::SYS_setgroups,
+    libc::SYS_setfsuid,
+    libc::SYS_setfsgid,
+    libc::SYS_capset,
+    libc::SYS_settimeofday,
+    libc::SYS_clock_settime,
+    libc::SYS_clock_adjtime,
+    libc::SYS_adjtimex,
+    libc::SYS_sethostname,
+    libc::SYS_setdomainname,
+    libc::SYS_mknodat,
+    libc::SYS_linkat,
+    libc::SYS_symlinkat,
+    libc::SYS_fchmod,
+    libc::SYS_fchmodat,
+    libc::SYS_fchown,
+    libc::SYS_fchownat,
+    libc::SYS_setxattr,
+    libc::SYS_lsetxattr,
+    libc::SYS_fsetxattr,
+];
+
+/// The same for calls that only this architecture still has.
+#[cfg(target_arch = "x86_64")]
+const DENIED_HERE: &[libc::c_long] = &[
+    libc::SYS_fork,
+    libc::SYS_vfork,
+    libc::SYS_mknod,
+    libc::SYS_link,
+    libc::SYS_symlink,
+    libc::SYS_chmod,
+    libc::SYS_chown,
+    libc::SYS_lchown,
+    libc::SYS_kexec_file_load,
+    libc::SYS_ioperm,
+    libc::SYS_iopl,
+    libc::SYS_modify_ldt,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const DENIED_HERE: &[libc::c_long] = &[];
+
+/// What the kernel lacks for the sandbox, in words for the operator.
+///
+/// # Errors
+/// A sentence that names what is missing.
+pub fn sandbox_support() -> Result<(), String> {
+    let landlock = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V1))
+        .and_then(Ruleset::create);
+    if let Err(error) = landlock {
+        return Err(format!(
+            "the kernel has no Landlock (Linux 5.13 or newer with `landlock` among its security \
+             modules), which keeps media workers from files: {error}"
+        ));
+    }
+    filters().map_err(|error| format!("seccomp filters cannot be built here: {error}"))?;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if !status.contains("Seccomp:") {
+        return Err("the kernel has no seccomp, which keeps media workers from the network".into());
+    }
+    Ok(())
+}
+
+/// Sets the limits and closes all doors but the one to `output`, for this thread and those that it starts.
+pub(super) fn enter(
+    limits: &Options,
+    output: Option<&Path>,
+    file_bytes_max: u64,
+) -> Result<(), String> {
+    let limit = |what, resource, soft: u64, hard: u64| {
+        setrlimit(resource, soft, hard).map_err(|error| format!("limit on {what}: {error}"))
+    };
+    limit("core dumps", Resource::RLIMIT_CORE, 0, 0)?;
+    limit("open files", Resource::RLIMIT_NOFILE, OPEN_FILES_MAX, OPEN_FILES_MAX)?;
+    limit("file size", Resource::RLIMIT_FSIZE, file_bytes_max, file_bytes_max)?;
+    let cpu = limits.cpu_max_seconds;
+    let hard = cpu.saturating_add(CPU_GRACE_SECONDS);
+    limit("processor time", Resource::RLIMIT_CPU, cpu, hard)?;
+    let memory = limits.memory_max_bytes;
+    limit("memory", Resource::RLIMIT_AS, memory, memory)?;
+    close(output, limits.allow_weak_sandbox)
+}
+
+/// Closes the doors of this thread and of those that it starts.
+fn close(output: Option<&Path>, allow_weak: bool) -> Result<(), String> {
+    nix::sys::prctl::set_no_new_privs().map_err(|error| format!("no_new_privs: {error}"))?;
+    for (what, closed) in [("Landlock", landlock(output)), ("seccomp", seccomp())] {
+        match closed {
+            Ok(()) => {}
+            Err(_) if allow_weak => {}
+            Err(error) => return Err(format!("{what}: {error}")),
+        }
+    }
+    Ok(())
+}
+
+fn landlock(output: Option<&Path>) -> Result<(), String> {
+    let text = |error: landlock::RulesetError| error.to_string();
+    let mut rules = Ruleset::default()
+        .handle_access(AccessFs::from_all(LANDLOCK))
+        .and_then(Ruleset::create)
+        .map_err(text)?;
+    if let Some(output) = output {
+        // Files are made and given their final names; nothing is read back.
+        let make =
+            AccessFs::MakeReg | AccessFs::WriteFile | AccessFs::RemoveFile | AccessFs::Truncate;
+        let directory = PathFd::new(output).map_err(|error| error.to_string())?;
+        rules = rules.add_rule(PathBeneath::new(directory, make)).map_err(text)?;
+    }
+    let status = rules.restrict_self().map_err(text)?;
+    match status.ruleset {
+        RulesetStatus::NotEnforced => Err("the kernel does not have it".to_owned()),
+        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Ok(()),
+    }
+}
+
+fn seccomp() -> Result<(), String> {
+    for filter in filters()? {
+        seccompiler::apply_filter(&filter).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn filters() -> Result<[BpfProgram; 2], String> {
+    let text = |error: seccompiler::BackendError| error.to_string();
+    let architecture = || std::env::consts::ARCH.try_into().map_err(text);
+    let errno = |code: i32| SeccompAction::Errno(code.unsigned_abs());
+    // Its flags lie in memory, where no filter sees them. glibc falls back to `clone` where it "does not exist".
+    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let absent =
+        SeccompFilter::new(absent, SeccompAction::Allow, errno(libc::ENOSYS), architecture()?);
+    let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
+        DENIED.iter().chain(DENIED_HERE).map(|call| (*call, Vec::new())).collect();
+    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
+    let no_thread =
+        SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0);
+    let no_thread = no_thread.and_then(|condition| SeccompRule::new(vec![condition]));
+    denied.insert(libc::SYS_clone, vec![no_thread.map_err(text)?]);
+    let denied =
+        SeccompFilter::new(denied, SeccompAction::Allow, errno(libc::EPERM), architecture()?);
+    let compile = |filter: Result<SeccompFilter, seccompiler::BackendError>| {
+        filter.and_then(BpfProgram::try_from).map_err(text)
+    };
+    Ok([compile(absent)?, compile(denied)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, UdpSocket};
+    use std::process::Command;
+    use std::{fs, thread};
+
+    use super::*;
+
+    /// Runs a check behind closed doors, in a thread of its own.
+    fn inside(output: Option<&Path>, check: impl FnOnce() + Send) {
+        thread::scope(|scope| {
+            let run = scope.spawn(|| {
+                close(output, false).unwrap();
+                check();
+            });
+            run.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn this_kernel_has_what_the_sandbox_needs() {
+        assert_eq!(sandbox_support(), Ok(()));
+    }
+
+    #[test]
+    fn inside_there_is_no_network_no_program_and_no_other_process() {
+        inside(None, || {
+            assert!(TcpListener::bind("127.0.0.1:0").is_err());
+            assert!(UdpSocket::bind("127.0.0.1:0").is_err());
+            assert!(Command::new("/bin/true").status().is_err());
+            let init = nix::unistd::Pid::from_raw(1);
+            assert!(nix::sys::signal::kill(init, None).is_err());
+            assert!(nix::sys::prctl::get_no_new_privs().unwrap());
+        });
+    }
+
+    #[test]
+    fn inside_only_the_output_directory_takes_files_and_nothing_can_be_read() {
+        let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(theirs.path().join("wallet"), "secret").unwrap();
+        let held = fs::File::open(theirs.path().join("wallet")).unwrap();
+        inside(Some(ours.path()), || {
+            fs::write(ours.path().join("a.part"), "made").unwrap();
+            fs::rename(ours.path().join("a.part"), ours.path().join("a")).unwrap();
+            assert!(fs::read(theirs.path().join("wallet")).is_err());
+            assert!(fs::write(theirs.path().join("b"), "").is_err());
+            assert!(fs::remove_file(theirs.path().join("wallet")).is_err());
+            assert!(fs::rename(ours.path().join("a"), theirs.path().join("a")).is_err());
+            assert!(std::os::unix::fs::symlink("/etc", ours.path().join("s")).is_err());
+            assert!(fs::read("/etc/passwd").is_err() && fs::read_dir("/proc/self").is_err());
+            // What was opened before stays open: that is how a worker reads its source.
+            assert_eq!(std::io::read_to_string(&held).unwrap(), "secret");
+        });
+        assert_eq!(fs::read_to_string(ours.path().join("a")).unwrap(), "made");
+    }
+
+    #[test]
+    fn inside_threads_can_be_started_and_are_inside_too() {
+        inside(None, || {
+            let denied = thread::spawn(|| TcpListener::bind("127.0.0.1:0").is_err());
+            assert!(denied.join().unwrap());
+        });
+    }
+}

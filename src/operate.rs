@@ -1,0 +1,49 @@
+//! Use case: the operator's node and the server's health.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::lightning::{NodeInfo, Operator};
+use crate::paywall::Suspension;
+
+/// Looks after the node.
+#[derive(Clone)]
+pub struct Operations {
+    /// The node.
+    pub node: Arc<dyn Operator>,
+    /// Set while payments cannot be booked.
+    pub suspension: Suspension,
+}
+
+/// Whether the server can do all that it is for, and what is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// All is well.
+    pub ready: bool,
+    /// What is missing, in words.
+    pub missing: Vec<String>,
+}
+
+impl Operations {
+    /// Identity, balances and channels.
+    pub fn info(&self) -> NodeInfo {
+        self.node.info()
+    }
+
+    /// Whether invoices can be made and paid now.
+    pub fn readiness(&self) -> Readiness {
+        let mut missing = Vec::new();
+        if self.suspension.is_set() {
+            missing.push("payments cannot be booked: see the log".to_owned());
+        }
+        let info = self.node.info();
+        let receives = |inbound: u64| inbound > 0;
+        if !info.channels.iter().any(|channel| channel.usable && receives(channel.inbound_msat)) {
+            missing.push(
+                "no usable channel can receive: ask a peer to open one to this node".to_owned(),
+            );
+        }
+        Readiness { ready: missing.is_empty(), missing }
+    }
+}

@@ -1,0 +1,409 @@
+//! Use case: may this viewer have this segment? A paid credential is redeemed and earned in one step, an unpaid one gets a fresh invoice.
+//!
+//! Nothing here reads a segment: the caller has its bytes in hand before it asks, so that a missing file never costs the viewer.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use governor::clock::Clock as _;
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+use serde::{Deserialize, Serialize};
+
+use crate::domain::amount::{Granularity, Msat, Share};
+use crate::domain::id::{PaymentHash, SegmentRef, SessionId};
+use crate::domain::ledger::{IncomingPayment, Split};
+use crate::lightning::{Issuer, MintError, Minted};
+use crate::runtime::{Bells, Clock};
+use crate::store::{self, Invoice, Origin, Progress, Purpose, Redeem};
+use crate::telemetry::Metrics;
+
+pub mod session;
+pub mod token;
+
+use token::{Bound, Keys, Presented};
+
+/// How segments are sold; a section of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Options {
+    /// What invoices are rounded up to, in millisatoshi.
+    pub granularity_msat: u64,
+    /// The operator's share of each sale, in parts per million.
+    pub fee_ppm: u32,
+    /// How long an invoice may be paid, in seconds.
+    pub invoice_expiry_seconds: u32,
+    /// How long a served segment is served again without a new payment, in seconds.
+    pub replay_seconds: u64,
+    /// How long what was paid and not served stays redeemable, in seconds.
+    pub redeem_seconds: u64,
+    /// Invoices asked for by one client (IPv4 address or IPv6 /64), per minute.
+    pub challenges_per_client_per_minute: NonZeroU32,
+    /// Invoices asked for by all clients, per second.
+    pub challenges_per_second: NonZeroU32,
+    /// Sessions held in memory at once.
+    pub sessions_max: usize,
+    /// How long a session lasts, in seconds.
+    pub session_seconds: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            granularity_msat: 1_000,
+            fee_ppm: 30_000,
+            invoice_expiry_seconds: 600,
+            replay_seconds: 60,
+            redeem_seconds: 7 * 86_400,
+            challenges_per_client_per_minute: NonZeroU32::MIN.saturating_add(599),
+            challenges_per_second: NonZeroU32::MIN.saturating_add(999),
+            sessions_max: 10_000,
+            session_seconds: 86_400,
+        }
+    }
+}
+
+impl Options {
+    /// The granularity; never zero.
+    ///
+    /// # Errors
+    /// The sentence that names the key and the mend.
+    pub fn granularity(&self) -> Result<Granularity, String> {
+        Granularity::new(self.granularity_msat)
+            .ok_or_else(|| "payment.granularity_msat must be 1 at least (default 1000)".to_owned())
+    }
+
+    /// The operator's share.
+    ///
+    /// # Errors
+    /// The sentence that names the key and the mend.
+    pub fn fee(&self) -> Result<Share, String> {
+        Share::from_ppm(self.fee_ppm).map_err(|error| format!("payment.fee_ppm: {error}"))
+    }
+}
+
+/// A preimage can outrun the node's event by this much before it counts as proof itself.
+const PROOF_AFTER: Duration = Duration::from_secs(8);
+
+/// Who waits for what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Wake {
+    /// A payment is booked.
+    Payment(PaymentHash),
+    /// A session's credit or state changed.
+    Session(SessionId),
+}
+
+/// What is asked for, as the library knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer {
+    /// Which segment.
+    pub segment: SegmentRef,
+    /// Its price; `None` where it is free.
+    pub price: Option<Msat>,
+    /// Who earns from it.
+    pub split: Split,
+}
+
+/// The client, as far as limits go: an IPv4 address, or the first 64 bits of an IPv6 one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client(u64);
+
+impl From<std::net::IpAddr> for Client {
+    fn from(address: std::net::IpAddr) -> Self {
+        match address.to_canonical() {
+            std::net::IpAddr::V4(v4) => Self(u64::from(v4.to_bits())),
+            // Global unicast addresses begin above all that an IPv4 address can be.
+            std::net::IpAddr::V6(v6) => Self((v6.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Preview, or a free title.
+    Free,
+    /// Paid, and earned just now or within its grace.
+    Granted,
+    /// Pay this first.
+    Owed(Challenge),
+}
+
+/// An invoice and the credential that its payment completes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    /// Base64, as the header carries it.
+    pub macaroon: String,
+    /// The BOLT 11 text.
+    pub bolt11: String,
+    /// Its hash.
+    pub hash: PaymentHash,
+    /// What it asks.
+    pub amount: Msat,
+    /// In seconds since the Unix epoch.
+    pub expires_at: u64,
+    /// The segment that it pays.
+    pub segment: SegmentRef,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Too many invoices were asked for.
+    #[error("too many invoices were asked for: slow down")]
+    TooMany {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No channel can receive the amount.
+    #[error("the server's Lightning node cannot receive payments now")]
+    NoInbound,
+    /// Minting has stopped: payments could not be booked.
+    #[error("the server cannot book payments now")]
+    Suspended,
+    /// The node is not up, or refuses.
+    #[error("no invoice can be made now: {0}")]
+    Mint(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A price does not fit.
+    #[error(transparent)]
+    Amount(#[from] crate::domain::amount::AmountError),
+    /// A session's key is not ours, is of a rotated generation, or its time is over.
+    #[error("this session is over or was never there")]
+    NoSession,
+    /// The session is not for this title.
+    #[error("this session is for another title")]
+    OtherTitle,
+}
+
+/// Set while payments cannot be booked: then no invoice is made.
+#[derive(Debug, Clone, Default)]
+pub struct Suspension(Arc<AtomicBool>);
+
+impl Suspension {
+    /// Stops or resumes minting.
+    pub fn set(&self, suspended: bool) {
+        self.0.store(suspended, Ordering::Relaxed);
+    }
+
+    /// Whether minting is stopped.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the gate needs.
+#[derive(Clone)]
+pub struct Parts {
+    /// Invoices, credit, earnings, sessions.
+    pub store: Arc<dyn Books>,
+    /// Mints invoices.
+    pub issuer: Arc<dyn Issuer>,
+    /// Signs and verifies credentials.
+    pub keys: Keys,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Rung when something was booked.
+    pub bells: Bells<Wake>,
+    /// Woken when something was earned.
+    pub earned: Arc<tokio::sync::Notify>,
+    /// Set while payments cannot be booked.
+    pub suspension: Suspension,
+    /// Counters.
+    pub metrics: Metrics,
+    /// How segments are sold.
+    pub options: Options,
+}
+
+/// The two ports of the store that the gate uses.
+pub trait Books: store::Ledger + store::Sessions {}
+impl<T: store::Ledger + store::Sessions + ?Sized> Books for T {}
+
+/// The gate.
+pub struct Paywall {
+    parts: Parts,
+    per_client: DefaultKeyedRateLimiter<Client>,
+    in_all: DefaultDirectRateLimiter,
+}
+
+impl Paywall {
+    /// A gate over its parts.
+    pub fn new(parts: Parts) -> Self {
+        let per_client = Quota::per_minute(parts.options.challenges_per_client_per_minute);
+        let in_all = Quota::per_second(parts.options.challenges_per_second);
+        Self { parts, per_client: RateLimiter::keyed(per_client), in_all: RateLimiter::direct(in_all) }
+    }
+
+    /// Decides a request for a segment. The first credential that is good and for this segment counts.
+    ///
+    /// # Errors
+    /// [`Error`] where neither the bytes nor an invoice can be given now; what was paid stays good.
+    pub async fn admit(
+        &self,
+        offer: &Offer,
+        presented: &[Presented],
+        client: Client,
+    ) -> Result<Decision, Error> {
+        let Some(amount) = offer.price else { return Ok(Decision::Free) };
+        for credential in presented {
+            let Some(bound) = self.opens(credential, offer) else { continue };
+            if self.redeem(&bound, offer).await? {
+                return Ok(Decision::Granted);
+            }
+        }
+        self.challenge(offer, amount, client).map(Decision::Owed)
+    }
+
+    /// Whether a request would be served, without minting, redeeming or waiting.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn peek(&self, offer: &Offer, presented: &[Presented]) -> Result<bool, Error> {
+        if offer.price.is_none() {
+            return Ok(true);
+        }
+        for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
+            let invoice = self.parts.store.invoice(&bound.hash)?;
+            let open = invoice.is_some_and(|invoice| match invoice.progress {
+                Progress::Open | Progress::Expired { .. } => false,
+                Progress::Credited { .. } => true,
+                Progress::Redeemed { at_ms } => {
+                    self.parts.clock.now_ms() <= at_ms.saturating_add(self.grace_ms())
+                }
+            });
+            if open {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets clients that have been quiet, so that their number does not grow.
+    pub fn forget_quiet_clients(&self) {
+        self.per_client.retain_recent();
+        self.per_client.shrink_to_fit();
+    }
+
+    fn opens(&self, credential: &Presented, offer: &Offer) -> Option<Bound> {
+        let bound = self.parts.keys.verify(credential)?;
+        (bound.segment == offer.segment).then_some(bound)
+    }
+
+    /// Redeems a good credential; one whose payment is not booked yet waits for that, then its preimage is the proof.
+    async fn redeem(&self, bound: &Bound, offer: &Offer) -> Result<bool, Error> {
+        let listener = self.parts.bells.listen(Wake::Payment(bound.hash));
+        let deadline = tokio::time::Instant::now() + PROOF_AFTER;
+        loop {
+            let rung = listener.rung();
+            match self.redeem_once(bound)? {
+                Redeem::First | Redeem::Again => return Ok(true),
+                Redeem::Spent => return Ok(false),
+                Redeem::Unpaid | Redeem::Unknown => {}
+            }
+            tokio::select! {
+                () = rung => {}
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        self.prove(bound, offer)?;
+        Ok(matches!(self.redeem_once(bound)?, Redeem::First | Redeem::Again))
+    }
+
+    fn redeem_once(&self, bound: &Bound) -> Result<Redeem, Error> {
+        let now = self.parts.clock.now_ms();
+        let outcome =
+            self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())?;
+        if outcome == Redeem::First {
+            self.parts.metrics.earned(bound.amount);
+            self.parts.earned.notify_one();
+        }
+        Ok(outcome)
+    }
+
+    /// Books a payment by its preimage. Where a power cut took the invoice's record, the credential holds all that was in it.
+    fn prove(&self, bound: &Bound, offer: &Offer) -> Result<(), Error> {
+        let now = self.parts.clock.now_ms();
+        if self.parts.store.invoice(&bound.hash)?.is_none() {
+            self.parts.store.record(&Invoice {
+                hash: bound.hash,
+                amount: bound.amount,
+                purpose: Purpose::Segment { segment: bound.segment },
+                split: offer.split,
+                bolt11: None,
+                expires_at: bound.pay_before,
+                progress: Progress::Open,
+            })?;
+        }
+        let payment = IncomingPayment { hash: bound.hash, received: bound.amount, boot: 0 };
+        let outcome = self.parts.store.credit(payment, Origin::Proof, now)?;
+        tracing::info!(payment_hash = %bound.hash, ?outcome, "credited by proof");
+        self.parts.metrics.payment("proof");
+        Ok(())
+    }
+
+    fn challenge(&self, offer: &Offer, amount: Msat, client: Client) -> Result<Challenge, Error> {
+        self.limit(client)?;
+        let minted = self.mint(amount)?;
+        let purpose = Purpose::Segment { segment: offer.segment };
+        self.parts.store.record(&self.invoice(&minted, amount, purpose, offer.split))?;
+        let bound = Bound {
+            hash: minted.hash,
+            segment: offer.segment,
+            amount,
+            pay_before: minted.expires_at,
+        };
+        self.parts.metrics.challenge();
+        Ok(Challenge {
+            macaroon: self.parts.keys.issue(&bound),
+            bolt11: minted.bolt11,
+            hash: minted.hash,
+            amount,
+            expires_at: minted.expires_at,
+            segment: offer.segment,
+        })
+    }
+
+    fn invoice(&self, minted: &Minted, amount: Msat, purpose: Purpose, split: Split) -> Invoice {
+        let again = matches!(purpose, Purpose::Session { .. });
+        Invoice {
+            hash: minted.hash,
+            amount,
+            purpose,
+            split,
+            bolt11: again.then(|| minted.bolt11.clone()),
+            expires_at: minted.expires_at,
+            progress: Progress::Open,
+        }
+    }
+
+    fn mint(&self, amount: Msat) -> Result<Minted, Error> {
+        if self.parts.suspension.is_set() {
+            return Err(Error::Suspended);
+        }
+        let expiry = Duration::from_secs(u64::from(self.parts.options.invoice_expiry_seconds));
+        self.parts.issuer.mint(amount, expiry).map_err(|error| match error {
+            MintError::NoInbound(_) => Error::NoInbound,
+            other @ (MintError::NotRunning | MintError::Refused(_)) => {
+                Error::Mint(other.to_string())
+            }
+        })
+    }
+
+    /// Counts an invoice against the limits.
+    pub(crate) fn limit(&self, client: Client) -> Result<(), Error> {
+        let clock = governor::clock::DefaultClock::default();
+        let wait = |not_until: governor::NotUntil<_>| Error::TooMany {
+            retry_after: not_until.wait_time_from(clock.now()),
+        };
+        self.per_client.check_key(&client).map_err(wait)?;
+        self.in_all.check().map_err(wait)
+    }
+
+    const fn grace_ms(&self) -> u64 {
+        self.parts.options.replay_seconds.saturating_mul(1_000)
+    }
+}

@@ -1,0 +1,705 @@
+//! Sessions: the stream of invoices ahead of the playhead, for players that cannot pay and wallets that pay beside them.
+//!
+//! A session is a signed token until its first invoice. What is stored then (invoices, credit, what was served) is the truth; what is kept
+//! here in memory (where it plays, what was announced) is made anew from it after a restart, and every event is found by comparing
+//! the two, so that a lost signal loses nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use super::token::{SessionKind, SessionToken};
+use super::{Client, Error, Paywall, Wake};
+use crate::domain::amount::Msat;
+use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
+use crate::domain::ledger::Split;
+use crate::domain::session::{Ask, View, Window};
+use crate::domain::video::{Media, SegmentPrice, Terms, Timeline};
+use crate::runtime::{lock, new_uuid};
+use crate::store::{Draw, Invoice, Progress, Purpose, SessionRecord, SessionState};
+
+/// Events kept for a wallet that comes back; an older one gets a snapshot.
+const EVENTS_KEPT: usize = 256;
+/// An unpaid segment is held this long by default: browsers' players give up at ten seconds.
+const HOLD_MS_DEFAULT: u16 = 8_000;
+/// The longest hold: GStreamer gives up earlier, mpv and VLC bear it.
+const HOLD_MS_MAX: u16 = 25_000;
+/// Invoices ahead of the playhead, by default and at most.
+const AHEAD_DEFAULT: u8 = 3;
+const AHEAD_MAX: u8 = 10;
+/// Segments of one invoice at most: some minutes.
+const BUNDLE_MAX: u8 = 60;
+/// A session that nobody touched for so long leaves the memory; what is stored stays.
+const IDLE_MS: u64 = 15 * 60 * 1_000;
+
+/// What a viewer asks for when a session begins.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wish {
+    /// Invoices ahead of the playhead.
+    pub ahead: Option<u8>,
+    /// Segments of one invoice.
+    pub bundle: Option<u8>,
+    /// How long an unpaid segment is held.
+    pub hold_ms: Option<u16>,
+    /// What may be spent in all.
+    pub max: Option<Msat>,
+}
+
+/// A session's two keys and terms.
+#[derive(Clone)]
+pub struct Opened {
+    /// The session.
+    pub session: SessionToken,
+    /// Opens media.
+    pub play: String,
+    /// Shows invoices and ends it.
+    pub control: String,
+    /// The first segment that is not free.
+    pub first_paid: Option<SegmentNumber>,
+}
+
+/// What happens in a session, as its wallet is told (PROTOCOL.md, Sessions).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// Pay this.
+    Invoice {
+        /// What it is planned for.
+        segments: Vec<SegmentNumber>,
+        /// Where the first of them starts.
+        start_ms: u64,
+        /// How long they last together.
+        duration_ms: u64,
+        /// What it asks.
+        amount_msat: Msat,
+        /// The BOLT 11 text.
+        invoice: String,
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// In seconds since the Unix epoch.
+        expires_at: u64,
+    },
+    /// A payment is booked.
+    Paid {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// What its invoice was planned for.
+        segments: Vec<SegmentNumber>,
+        /// What the invoice asked.
+        amount_msat: Msat,
+    },
+    /// A player waits, has been served, or jumped.
+    Segment {
+        /// Which of the three.
+        #[serde(skip)]
+        what: What,
+        /// The segment.
+        segment: SegmentNumber,
+    },
+    /// No further invoices.
+    End {},
+}
+
+/// What a segment's event tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A player waits for its payment.
+    Waiting,
+    /// It was served and drawn from the credit.
+    Served,
+    /// The viewer jumped to it.
+    Seek,
+}
+
+impl Event {
+    /// Its name on the wire.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Invoice { .. } => "invoice",
+            Self::Paid { .. } => "paid",
+            Self::Segment { what: What::Waiting, .. } => "waiting",
+            Self::Segment { what: What::Served, .. } => "served",
+            Self::Segment { what: What::Seek, .. } => "seek",
+            Self::End {} => "end",
+        }
+    }
+}
+
+/// An event and its place in the stream.
+#[derive(Debug, Clone)]
+pub struct Numbered {
+    /// `{boot}-{n}`.
+    pub id: String,
+    /// What happened.
+    pub event: Event,
+}
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The segment that plays next.
+    pub position: SegmentNumber,
+    /// Invoices paid.
+    pub paid: usize,
+    /// Segments served.
+    pub served: usize,
+    /// Paid and not drawn.
+    pub credit_msat: Msat,
+    /// Drawn so far.
+    pub spent_msat: Msat,
+    /// The payer has paused it.
+    pub paused: bool,
+    /// No further invoices.
+    pub ended: bool,
+}
+
+/// The answer to a player.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Play {
+    /// Free, or drawn just now or before.
+    Granted,
+    /// Held for as long as it bears, and not paid.
+    Owed {
+        /// The invoice that is open for it, if any.
+        invoice: Option<Box<Invoice>>,
+        /// Its price.
+        amount: Msat,
+    },
+}
+
+/// The version that a session plays, and who earns from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stage<'a> {
+    /// The version.
+    pub media: &'a Media,
+    /// Who earns.
+    pub split: Split,
+}
+
+/// What is known of a session only while the process lives.
+struct Live {
+    window: Window,
+    paused: bool,
+    failed: BTreeSet<PaymentHash>,
+    announced: BTreeMap<PaymentHash, bool>,
+    log: VecDeque<(u64, Event)>,
+    next: u64,
+    events: broadcast::Sender<(u64, Event)>,
+    touched_ms: u64,
+}
+
+impl Live {
+    fn tell(&mut self, event: Event) {
+        let n = self.next;
+        self.next = n.saturating_add(1);
+        self.log.push_back((n, event.clone()));
+        if self.log.len() > EVENTS_KEPT {
+            self.log.pop_front();
+        }
+        // Nobody may be listening; the log is for who comes later.
+        let _ = self.events.send((n, event));
+    }
+}
+
+/// The sessions in memory.
+#[derive(Default)]
+pub struct Streams(Mutex<HashMap<SessionId, Arc<Mutex<Live>>>>);
+
+/// The gate for sessions.
+pub struct SessionGate {
+    paywall: Arc<Paywall>,
+    streams: Streams,
+    boot: u64,
+}
+
+impl SessionGate {
+    /// Over a gate.
+    pub fn new(paywall: Arc<Paywall>, boot: u64) -> Self {
+        Self { paywall, streams: Streams::default(), boot }
+    }
+
+    /// Begins a session for a version under the terms of now. Nothing is stored.
+    ///
+    /// # Errors
+    /// [`Error::TooMany`] where the client asks too often.
+    pub fn open(
+        &self,
+        media: &Media,
+        video: crate::domain::id::VideoId,
+        terms: Terms,
+        wish: Wish,
+        client: Client,
+    ) -> Result<Opened, Error> {
+        self.paywall.limit(client)?;
+        let parts = &self.paywall.parts;
+        let now = parts.clock.now_s();
+        let session = SessionToken {
+            id: SessionId::new(new_uuid(&*parts.clock)),
+            video,
+            version: media.version,
+            price: terms.price,
+            preview_seconds: terms.preview_seconds,
+            granularity: terms.granularity,
+            ahead: wish.ahead.unwrap_or(AHEAD_DEFAULT).clamp(1, AHEAD_MAX),
+            bundle: wish.bundle.unwrap_or(1).clamp(1, BUNDLE_MAX),
+            hold_ms: wish.hold_ms.unwrap_or(HOLD_MS_DEFAULT).min(HOLD_MS_MAX),
+            max: wish.max.unwrap_or(Msat::new(u64::MAX)),
+            expires_at: now.saturating_add(parts.options.session_seconds),
+            generation: 0,
+        };
+        Ok(Opened {
+            play: parts.keys.issue_session(SessionKind::Play, &session),
+            control: parts.keys.issue_session(SessionKind::Control, &session),
+            first_paid: terms.first_paid(&media.timeline),
+            session,
+        })
+    }
+
+    /// The session of a key.
+    ///
+    /// # Errors
+    /// [`Error::NoSession`] where the key is not ours, of the other kind, rotated away, or over.
+    pub fn session(&self, kind: SessionKind, key: &str) -> Result<SessionToken, Error> {
+        let parts = &self.paywall.parts;
+        let token = parts.keys.verify_session(kind, key).ok_or(Error::NoSession)?;
+        if token.expires_at < parts.clock.now_s() {
+            return Err(Error::NoSession);
+        }
+        if kind == SessionKind::Play {
+            let stored = parts.store.session(token.id)?;
+            if stored.is_some_and(|state| state.record.generation > token.generation) {
+                return Err(Error::NoSession);
+            }
+        }
+        Ok(token)
+    }
+
+    /// Decides a player's request for a segment, holding it while its payment may come. The caller has the bytes in hand.
+    ///
+    /// # Errors
+    /// [`Error`] where neither the bytes nor an invoice can be given now; what was paid stays good.
+    pub async fn play(
+        &self,
+        session: &SessionToken,
+        stage: Stage<'_>,
+        number: SegmentNumber,
+    ) -> Result<Play, Error> {
+        let timeline = &stage.media.timeline;
+        let price = terms(session).price_of(timeline, number)?;
+        let live = self.live(session)?;
+        let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
+        let hold = Duration::from_millis(u64::from(session.hold_ms));
+        let deadline = tokio::time::Instant::now() + hold;
+        let mut held = None;
+        let Some(SegmentPrice::Paid(amount)) = price else {
+            self.note(&live, number, true);
+            self.refresh(session, stage, &live)?;
+            return Ok(Play::Granted);
+        };
+        loop {
+            let rung = listener.rung();
+            match self.draw(session, stage, number, amount)? {
+                Draw::First => {
+                    self.note(&live, number, true);
+                    self.refresh(session, stage, &live)?;
+                    return Ok(Play::Granted);
+                }
+                Draw::Again => return Ok(Play::Granted),
+                Draw::Short { .. } => {}
+            }
+            self.note(&live, number, false);
+            self.refresh(session, stage, &live)?;
+            if held.is_none() {
+                held = Some(self.paywall.parts.metrics.hold());
+                lock(&live).tell(Event::Segment { what: What::Waiting, segment: number });
+            }
+            // A seek is invoiced once it stands; the clock lets further invoices out; both need a look without a ring.
+            let look = tokio::time::sleep(Duration::from_millis(250));
+            tokio::select! {
+                () = rung => {}
+                () = look => {}
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        let state = self.paywall.parts.store.session(session.id)?;
+        let now = self.paywall.parts.clock.now_s();
+        let open = |invoice: &Invoice| {
+            is_open(invoice, now) && planned(invoice).contains(&number)
+        };
+        let invoice = state.and_then(|state| state.invoices.into_iter().find(open)).map(Box::new);
+        Ok(Play::Owed { invoice, amount })
+    }
+
+    /// Mints what is due and tells what changed; for the wallet's stream and after each ring.
+    ///
+    /// # Errors
+    /// [`Error`] where nothing can be minted or the store fails.
+    pub fn look(&self, session: &SessionToken, stage: Stage<'_>) -> Result<(), Error> {
+        let live = self.live(session)?;
+        self.refresh(session, stage, &live)
+    }
+
+    /// A wallet's view: what it missed since `last`, or a snapshot of open invoices, and the stream from there on.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn follow(
+        &self,
+        session: &SessionToken,
+        stage: Stage<'_>,
+        last: Option<&str>,
+    ) -> Result<(Vec<Numbered>, Follower), Error> {
+        let live = self.live(session)?;
+        // A minting error is the players' concern; a wallet can still follow.
+        if let Err(error) = self.refresh(session, stage, &live) {
+            tracing::debug!(%error, "nothing minted for a session");
+        }
+        let stored = self.paywall.parts.store.session(session.id)?;
+        let guard = lock(&live);
+        let events = guard.events.subscribe();
+        let kept_from = guard.log.front().map_or(guard.next, |(n, _)| *n);
+        let known = last
+            .and_then(|id| id.split_once('-'))
+            .filter(|(boot, _)| boot.parse() == Ok(self.boot))
+            .and_then(|(_, n)| n.parse::<u64>().ok())
+            .map(|n| n.saturating_add(1))
+            .filter(|from| (kept_from..=guard.next).contains(from));
+        let before = guard.next.saturating_sub(1);
+        let missed = match known {
+            Some(from) => {
+                let since = guard.log.iter().filter(|(n, _)| *n >= from);
+                since.map(|(n, event)| self.number(*n, event.clone())).collect()
+            }
+            None => {
+                let now = self.paywall.parts.clock.now_s();
+                let invoices = stored.map(|state| state.invoices).unwrap_or_default();
+                let open = invoices.iter().filter(|invoice| {
+                    is_open(invoice, now) && !guard.failed.contains(&invoice.hash)
+                });
+                open.filter_map(|invoice| announce(invoice, &stage.media.timeline))
+                    .map(|event| self.number(before, event))
+                    .collect()
+            }
+        };
+        drop(guard);
+        let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
+        Ok((missed, Follower { events, listener }))
+    }
+
+    /// Names an event.
+    pub fn number(&self, n: u64, event: Event) -> Numbered {
+        Numbered { id: format!("{}-{n}", self.boot), event }
+    }
+
+    /// Where a session stands.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn status(&self, session: &SessionToken) -> Result<Status, Error> {
+        let live = self.live(session)?;
+        let state = self.paywall.parts.store.session(session.id)?;
+        let guard = lock(&live);
+        let paid = |state: &SessionState| {
+            state.invoices.iter().filter(|of| of.progress != Progress::Open).count()
+        };
+        Ok(Status {
+            position: guard.window.playhead(),
+            paid: state.as_ref().map_or(0, paid),
+            served: state.as_ref().map_or(0, |state| state.served.len()),
+            credit_msat: state.as_ref().map_or(Msat::ZERO, |state| state.credit),
+            spent_msat: state.as_ref().map_or(Msat::ZERO, |state| state.spent),
+            paused: guard.paused,
+            ended: state.is_some_and(|state| state.record.ended),
+        })
+    }
+
+    /// The payer pauses or resumes.
+    ///
+    /// # Errors
+    /// [`Error`] where there is no room for the session.
+    pub fn pause(&self, session: &SessionToken, paused: bool) -> Result<(), Error> {
+        let live = self.live(session)?;
+        lock(&live).paused = paused;
+        self.paywall.parts.bells.ring(&Wake::Session(session.id));
+        Ok(())
+    }
+
+    /// The payer's payment of an invoice failed for good: another may take its place.
+    ///
+    /// # Errors
+    /// [`Error`] where there is no room for the session.
+    pub fn report_failed(&self, session: &SessionToken, hash: PaymentHash) -> Result<(), Error> {
+        let live = self.live(session)?;
+        lock(&live).failed.insert(hash);
+        self.paywall.parts.bells.ring(&Wake::Session(session.id));
+        Ok(())
+    }
+
+    /// A new play key; the old ones open nothing from now on.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn rotate(&self, session: &SessionToken, split: Split) -> Result<String, Error> {
+        let mut record = self.record(session, split)?;
+        record.generation = record.generation.saturating_add(1);
+        self.paywall.parts.store.put_session(&record)?;
+        let rotated = SessionToken { generation: record.generation, ..*session };
+        Ok(self.paywall.parts.keys.issue_session(SessionKind::Play, &rotated))
+    }
+
+    /// Ends a session: no further invoice; what is paid still plays.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn end(&self, session: &SessionToken, split: Split) -> Result<(), Error> {
+        let mut record = self.record(session, split)?;
+        record.ended = true;
+        self.paywall.parts.store.put_session(&record)?;
+        let live = self.live(session)?;
+        lock(&live).tell(Event::End {});
+        Ok(())
+    }
+
+    /// Drops sessions that nobody touched for a while from memory.
+    pub fn forget_idle(&self) {
+        let now = self.paywall.parts.clock.now_ms();
+        lock(&self.streams.0).retain(|_, live| {
+            Arc::strong_count(live) > 1 || {
+                let live = lock(live);
+                live.events.receiver_count() > 0
+                    || now.saturating_sub(live.touched_ms) < IDLE_MS
+            }
+        });
+    }
+
+    /// What is in memory of a session, made from what is stored where it is not there.
+    fn live(&self, session: &SessionToken) -> Result<Arc<Mutex<Live>>, Error> {
+        let parts = &self.paywall.parts;
+        let now = parts.clock.now_ms();
+        if let Some(live) = lock(&self.streams.0).get(&session.id) {
+            lock(live).touched_ms = now;
+            return Ok(Arc::clone(live));
+        }
+        let stored = parts.store.session(session.id)?;
+        let mut window = Window::new(session.ahead, session.bundle, now);
+        let mut announced = BTreeMap::new();
+        if let Some(state) = stored {
+            for number in &state.served {
+                window.served(*number);
+            }
+            window.restart_clock(now);
+            announced = state.invoices.iter().map(|of| (of.hash, is_paid(of))).collect();
+        }
+        let live = Arc::new(Mutex::new(Live {
+            window,
+            paused: false,
+            failed: BTreeSet::new(),
+            announced,
+            log: VecDeque::new(),
+            next: 1,
+            events: broadcast::channel(EVENTS_KEPT).0,
+            touched_ms: now,
+        }));
+        let mut streams = lock(&self.streams.0);
+        if streams.len() >= parts.options.sessions_max && !streams.contains_key(&session.id) {
+            return Err(Error::TooMany { retry_after: Duration::from_secs(30) });
+        }
+        Ok(Arc::clone(streams.entry(session.id).or_insert(live)))
+    }
+
+    /// Moves the playhead.
+    fn note(&self, live: &Mutex<Live>, number: SegmentNumber, served: bool) {
+        let now = self.paywall.parts.clock.now_ms();
+        let mut live = lock(live);
+        if live.window.ask(number, now) == Ask::Seek {
+            live.tell(Event::Segment { what: What::Seek, segment: number });
+        }
+        if served {
+            live.window.served(number);
+            live.tell(Event::Segment { what: What::Served, segment: number });
+        }
+    }
+
+    fn draw(
+        &self,
+        session: &SessionToken,
+        stage: Stage<'_>,
+        number: SegmentNumber,
+        amount: Msat,
+    ) -> Result<Draw, Error> {
+        let parts = &self.paywall.parts;
+        let segment = SegmentRef { video: session.video, version: session.version, number };
+        let now = parts.clock.now_ms();
+        let draw = parts.store.draw(session.id, segment, amount, &stage.split, now)?;
+        if draw == Draw::First {
+            parts.metrics.earned(amount);
+            parts.earned.notify_one();
+        }
+        Ok(draw)
+    }
+
+    /// Mints what is due, and tells the wallet what it has not heard of.
+    fn refresh(
+        &self,
+        session: &SessionToken,
+        stage: Stage<'_>,
+        live: &Mutex<Live>,
+    ) -> Result<(), Error> {
+        let parts = &self.paywall.parts;
+        let timeline = &stage.media.timeline;
+        let stored = parts.store.session(session.id)?;
+        let mut live = lock(live);
+        for invoice in stored.iter().flat_map(|state| &state.invoices) {
+            self.announce_change(&mut live, invoice, timeline);
+        }
+        let ended = stored.as_ref().is_some_and(|state| state.record.ended);
+        if live.paused || ended {
+            return Ok(());
+        }
+        let now = parts.clock.now_ms();
+        let empty = BTreeSet::new();
+        let mut open = BTreeSet::new();
+        let mut committed = stored.as_ref().map_or(Msat::ZERO, |state| state.spent);
+        for invoice in stored.iter().flat_map(|state| &state.invoices) {
+            if is_open(invoice, now / 1_000) && !live.failed.contains(&invoice.hash) {
+                open.extend(planned(invoice));
+                committed = committed.checked_add(invoice.amount).unwrap_or(session.max);
+            }
+        }
+        let credit = stored.as_ref().map_or(Msat::ZERO, |state| state.credit);
+        let committed = committed.checked_add(credit).unwrap_or(session.max);
+        let due = live.window.due(
+            &View {
+                timeline,
+                terms: terms(session),
+                served: stored.as_ref().map_or(&empty, |state| &state.served),
+                open: &open,
+                credit,
+                left: session.max.saturating_sub(committed),
+            },
+            now,
+        )?;
+        for due in due {
+            let minted = self.paywall.mint(due.amount)?;
+            let purpose = Purpose::Session { session: session.id, segments: due.segments };
+            let invoice = self.paywall.invoice(&minted, due.amount, purpose, stage.split);
+            parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;
+            parts.metrics.challenge();
+            self.announce_change(&mut live, &invoice, timeline);
+        }
+        Ok(())
+    }
+
+    /// Tells an invoice that is new, and a payment that is new; each once.
+    fn announce_change(&self, live: &mut Live, invoice: &Invoice, timeline: &Timeline) {
+        let paid = is_paid(invoice);
+        match live.announced.insert(invoice.hash, paid) {
+            None if !paid => {
+                if let Some(event) = announce(invoice, timeline) {
+                    live.tell(event);
+                }
+            }
+            None | Some(false) if paid => live.tell(Event::Paid {
+                payment_hash: invoice.hash,
+                segments: planned(invoice).to_vec(),
+                amount_msat: invoice.amount,
+            }),
+            _ => {}
+        }
+    }
+
+    fn record(&self, session: &SessionToken, split: Split) -> Result<SessionRecord, Error> {
+        let stored = self.paywall.parts.store.session(session.id)?;
+        Ok(stored.map_or_else(|| new_record(session, split), |state| state.record))
+    }
+}
+
+/// A wallet that follows a session.
+pub struct Follower {
+    events: broadcast::Receiver<(u64, Event)>,
+    listener: crate::runtime::Listener<Wake>,
+}
+
+/// What a follower wakes for.
+#[derive(Debug)]
+pub enum Followed {
+    /// This happened.
+    Event(u64, Event),
+    /// Something was booked: look again.
+    Rung,
+    /// It fell behind, or the session left the memory: connect again.
+    Lost,
+}
+
+impl Follower {
+    /// Waits for the next event or ring.
+    pub async fn next(&mut self) -> Followed {
+        let rung = self.listener.rung();
+        tokio::select! {
+            biased;
+            event = self.events.recv() => match event {
+                Ok((n, event)) => Followed::Event(n, event),
+                Err(_) => Followed::Lost,
+            },
+            () = rung => Followed::Rung,
+        }
+    }
+}
+
+/// The terms that a session is fixed to.
+pub const fn terms(session: &SessionToken) -> Terms {
+    Terms {
+        price: session.price,
+        preview_seconds: session.preview_seconds,
+        granularity: session.granularity,
+    }
+}
+
+fn new_record(session: &SessionToken, split: Split) -> SessionRecord {
+    SessionRecord {
+        id: session.id,
+        video: session.video,
+        version: session.version,
+        terms: terms(session).into(),
+        split,
+        generation: session.generation,
+        ended: false,
+    }
+}
+
+fn is_paid(invoice: &Invoice) -> bool {
+    invoice.progress != Progress::Open
+}
+
+fn is_open(invoice: &Invoice, now_s: u64) -> bool {
+    !is_paid(invoice) && invoice.expires_at > now_s
+}
+
+fn planned(invoice: &Invoice) -> &[SegmentNumber] {
+    match &invoice.purpose {
+        Purpose::Session { segments, .. } => segments,
+        Purpose::Segment { .. } => &[],
+    }
+}
+
+fn announce(invoice: &Invoice, timeline: &Timeline) -> Option<Event> {
+    let segments = planned(invoice);
+    let (start, _) = timeline.span(*segments.first()?)?;
+    let duration = segments
+        .iter()
+        .filter_map(|number| timeline.span(*number))
+        .map(|(start, end)| end.since(start).millis())
+        .fold(0_u64, u64::saturating_add);
+    Some(Event::Invoice {
+        segments: segments.to_vec(),
+        start_ms: start.millis(),
+        duration_ms: duration,
+        amount_msat: invoice.amount,
+        invoice: invoice.bolt11.clone()?,
+        payment_hash: invoice.hash,
+        expires_at: invoice.expires_at,
+    })
+}

@@ -1,0 +1,208 @@
+//! Use case: what the node tells becomes entries in the ledger, each exactly once: take, book, acknowledge, wake who waits.
+//!
+//! The node tells the same event again until it is acknowledged, also after a restart; booking is keyed by payment hash, so a telling that
+//! was booked and not acknowledged books nothing. While booking fails, no invoice is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::amount::Msat;
+use crate::domain::id::SessionId;
+use crate::failpoint;
+use crate::lightning::{Event, IncomingPayment, Operator, Receiver, Sender};
+use crate::paywall::{Suspension, Wake};
+use crate::runtime::{Backoff, Bells, Clock, sleep};
+use crate::store::{self, ChannelBooking, Credit, Origin, Purpose, Settle};
+use crate::telemetry::Metrics;
+
+/// The first wait after a failure, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
+
+/// The node's events, as settlement sees them.
+pub trait Source: Receiver + Operator + Sender {}
+impl<T: Receiver + Operator + Sender + ?Sized> Source for T {}
+
+/// The ports of the store that settlement uses.
+pub trait Books: store::Ledger + store::Payouts {}
+impl<T: store::Ledger + store::Payouts + ?Sized> Books for T {}
+
+/// What settlement needs.
+#[derive(Clone)]
+pub struct Settlement {
+    /// Tells what happened.
+    pub node: Arc<dyn Source>,
+    /// Where it is booked.
+    pub store: Arc<dyn Books>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Rung when something was booked.
+    pub bells: Bells<Wake>,
+    /// Woken when a payout ended.
+    pub payouts: Arc<Notify>,
+    /// Set while booking fails.
+    pub suspension: Suspension,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+impl Settlement {
+    /// Books events until told to end.
+    pub async fn run(self, cancel: CancellationToken) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // After a failure the next telling may be the same event once more.
+        let mut told_before = false;
+        loop {
+            let event = tokio::select! {
+                () = cancel.cancelled() => return,
+                event = self.node.next() => event,
+            };
+            let booked = self.book(&event, told_before);
+            if booked.is_ok() {
+                failpoint!("settlement-booked");
+            }
+            let acknowledged = match &booked {
+                Ok(_) => self.node.acknowledge().await.map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Ok(wake) = booked {
+                self.wake(wake);
+            }
+            told_before = acknowledged.is_err();
+            self.suspension.set(told_before);
+            match acknowledged {
+                Ok(()) => {
+                    backoff.reset();
+                    self.forget(&event).await;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "an event could not be booked: no invoices until it can");
+                    self.metrics.payment("deferred");
+                    if !sleep(&cancel, backoff.step()).await {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The ledger holds the outcome of a payout: the node's own record would only grow.
+    async fn forget(&self, event: &Event) {
+        if let Event::Sent { hash, .. } | Event::SendFailed { hash: Some(hash), .. } = event
+            && let Err(error) = self.node.forget(hash).await
+        {
+            tracing::debug!(%error, "a settled payment's record stays with the node");
+        }
+    }
+
+    fn wake(&self, wake: Option<Wake>) {
+        if let Some(wake) = wake {
+            self.bells.ring(&wake);
+        }
+    }
+
+    fn book(&self, event: &Event, told_before: bool) -> Result<Option<Wake>, store::Error> {
+        match event {
+            Event::Received(payment) => self.received(*payment, told_before),
+            Event::Sent { hash, preimage, fee } => {
+                let outcome = Settle::Arrived { fee: *fee, preimage: *preimage };
+                self.settled(hash, &outcome, "arrived")?;
+                Ok(None)
+            }
+            Event::SendFailed { hash: Some(hash), reason } => {
+                self.settled(hash, &Settle::Returned { reason: reason.clone() }, "returned")?;
+                Ok(None)
+            }
+            Event::SendFailed { hash: None, reason } => {
+                tracing::warn!(%reason, "a payment without a hash failed");
+                Ok(None)
+            }
+            Event::ChannelReady { .. } => {
+                self.channels_ready()?;
+                Ok(None)
+            }
+            Event::ChannelClosed { peer, channel, reason } => {
+                tracing::warn!(?peer, channel, reason, "a channel closed");
+                self.metrics.channel_closed();
+                let remaining = self.channels_ready()?;
+                let booking = ChannelBooking::Closed { channel: channel.clone(), remaining };
+                self.store.book_channel(&booking, self.clock.now_ms())?;
+                Ok(None)
+            }
+            Event::Forwarded { fee } => {
+                tracing::debug!(fee_msat = fee.get(), "forwarded a payment");
+                Ok(None)
+            }
+            Event::Other(what) => {
+                tracing::trace!(what, "event");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Books the opening balance of every channel that has none yet, and tells what all hold together.
+    fn channels_ready(&self) -> Result<Msat, store::Error> {
+        let mut sum = Msat::ZERO;
+        for channel in self.node.info().channels.iter().filter(|channel| channel.ready) {
+            let balance = Msat::new(channel.balance_msat);
+            sum = sum.checked_add(balance).unwrap_or(sum);
+            let booking = ChannelBooking::Opened { channel: channel.id.clone(), balance };
+            if self.store.book_channel(&booking, self.clock.now_ms())? {
+                let (id, balance_msat) = (&channel.id, balance.get());
+                tracing::info!(channel = id, balance_msat, "a channel is ready");
+            }
+        }
+        Ok(sum)
+    }
+
+    fn received(
+        &self,
+        payment: IncomingPayment,
+        told_before: bool,
+    ) -> Result<Option<Wake>, store::Error> {
+        let now = self.clock.now_ms();
+        let credit = self.store.credit(payment, Origin::Event { told_before }, now)?;
+        let session = |session: SessionId| Some(Wake::Session(session));
+        let (word, credited, wake) = match &credit {
+            Credit::Applied(invoice) | Credit::Overpaid(invoice, _) => {
+                let word = if matches!(credit, Credit::Applied(_)) { "applied" } else { "overpaid" };
+                let wake = match invoice.purpose {
+                    Purpose::Session { session: id, .. } => session(id),
+                    Purpose::Segment { .. } => Some(Wake::Payment(payment.hash)),
+                };
+                (word, payment.received, wake)
+            }
+            Credit::Replayed => ("replayed", Msat::ZERO, Some(Wake::Payment(payment.hash))),
+            Credit::Repeated(of) => ("repeated", payment.received, of.and_then(session)),
+            Credit::Unclaimed => ("unclaimed", payment.received, None),
+        };
+        self.metrics.payment(word);
+        self.metrics.credited(credited);
+        let (hash, received_msat) = (payment.hash, payment.received.get());
+        if matches!(credit, Credit::Applied(_) | Credit::Replayed) {
+            tracing::info!(payment_hash = %hash, received_msat, outcome = word, "payment in");
+        } else {
+            tracing::warn!(payment_hash = %hash, received_msat, outcome = word, "payment in");
+        }
+        Ok(wake)
+    }
+
+    fn settled(
+        &self,
+        hash: &crate::domain::id::PaymentHash,
+        outcome: &Settle,
+        word: &'static str,
+    ) -> Result<(), store::Error> {
+        match self.store.settle(hash, outcome, self.clock.now_ms())? {
+            Some(payout) => {
+                tracing::info!(payout = %payout.id, outcome = word, "payout ended");
+                self.metrics.payout(word);
+                self.payouts.notify_one();
+            }
+            None => tracing::info!(payment_hash = %hash, outcome = word, "a payment of the operator's own"),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,356 @@
+//! The ledger's verbs. Keys: invoices, payments booked and entries by their identity; sums in [`Table::Balances`] under
+//! `account/{account}`, `credit/{session}` and `spent/{session}`.
+
+use serde::{Deserialize, Serialize};
+
+use super::engine::{Engine, Op, Store, Table, decode, decode_sum, put};
+use super::{
+    ChannelBooking, Credit, Draw, Durability, Error, Invoice, Ledger, Origin, Progress, Purpose,
+    Redeem, Swept,
+};
+use crate::domain::amount::{Msat, Share};
+use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
+use crate::domain::ledger::{
+    Account, Balances, Entry, EntryId, IncomingPayment, Split, Unbalanced, negative,
+};
+use crate::runtime::lock;
+
+/// What was booked under a payment hash.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Booked {
+    /// In all.
+    total: Msat,
+    /// How many payments.
+    payments: u32,
+    /// In which start of the process the node last told of it; `None` while only a preimage has.
+    told_boot: Option<u64>,
+    /// The session whose credit a further payment becomes.
+    session: Option<SessionId>,
+}
+
+impl<E: Engine> Store<E> {
+    /// An entry and the sums that it changes.
+    pub(super) fn post(&self, entry: Result<Entry, Unbalanced>) -> Result<Vec<Op>, Error> {
+        let entry = entry.map_err(|error| Error::Corrupt(error.to_string()))?;
+        let mut batch = vec![put(Table::Entries, &entry.id, &entry)?];
+        for (account, amount) in entry.postings {
+            batch.push(Op::Add(account_key(account), amount));
+        }
+        Ok(batch)
+    }
+
+    /// Books a payment: `to_credit` to whoever the invoice is for, the rest to nobody.
+    fn book(
+        &self,
+        payment: IncomingPayment,
+        received: Msat,
+        to_credit: Msat,
+        mut booked: Booked,
+        mut batch: Vec<Op>,
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        let rest = received.saturating_sub(to_credit);
+        let nth = booked.payments;
+        batch.extend(self.post(Entry::credit(payment.hash, nth, now_ms, to_credit, rest))?);
+        if let Some(session) = booked.session {
+            batch.push(Op::Add(credit_key(session), to_credit.signed()));
+        }
+        booked.payments = nth.saturating_add(1);
+        booked.total = booked.total.checked_add(received).ok_or_else(overflow)?;
+        batch.push(put(Table::Booked, payment.hash.as_bytes(), &booked)?);
+        self.engine.write(batch, Durability::Process)
+    }
+
+    fn credit_first(
+        &self,
+        payment: IncomingPayment,
+        told_boot: Option<u64>,
+        now_ms: u64,
+    ) -> Result<Credit, Error> {
+        let booked = Booked { told_boot, ..Booked::default() };
+        let received = payment.received;
+        let Some(mut invoice) = self.invoice(&payment.hash)? else {
+            self.book(payment, received, Msat::ZERO, booked, Vec::new(), now_ms)?;
+            return Ok(Credit::Unclaimed);
+        };
+        let (session, to_credit) = match invoice.purpose {
+            Purpose::Session { session, .. } => (Some(session), received),
+            Purpose::Segment { .. } if received < invoice.amount => {
+                self.book(payment, received, Msat::ZERO, booked, Vec::new(), now_ms)?;
+                return Ok(Credit::Unclaimed);
+            }
+            Purpose::Segment { .. } => (None, invoice.amount),
+        };
+        invoice.progress = Progress::Credited { at_ms: now_ms };
+        let batch = vec![put(Table::Invoices, invoice.hash.as_bytes(), &invoice)?];
+        let booked = Booked { session, ..booked };
+        self.book(payment, received, to_credit, booked, batch, now_ms)?;
+        let excess = received.saturating_sub(invoice.amount);
+        Ok(if excess.is_zero() {
+            Credit::Applied(invoice)
+        } else {
+            Credit::Overpaid(invoice, excess)
+        })
+    }
+
+    /// A further payment of a hash: credit of its session, else unclaimed.
+    fn credit_further(
+        &self,
+        payment: IncomingPayment,
+        amount: Msat,
+        booked: Booked,
+        now_ms: u64,
+    ) -> Result<(), Error> {
+        let to_credit = if booked.session.is_some() { amount } else { Msat::ZERO };
+        self.book(payment, amount, to_credit, booked, Vec::new(), now_ms)
+    }
+
+    fn put_invoice(&self, invoice: &Invoice) -> Result<Op, Error> {
+        put(Table::Invoices, invoice.hash.as_bytes(), invoice)
+    }
+
+    /// The changes that end an invoice's life, and what they are; nothing where it lives on.
+    fn sweep_one(
+        &self,
+        invoice: &Invoice,
+        unpaid_before_s: u64,
+        credited_before_ms: u64,
+        now_ms: u64,
+    ) -> Result<(Vec<Op>, Swept), Error> {
+        let forget = || {
+            let mut batch = vec![Op::Delete(Table::Invoices, invoice.hash.as_bytes().to_vec())];
+            if let Purpose::Session { session, .. } = invoice.purpose {
+                let index = super::sessions::invoice_key(session, &invoice.hash);
+                batch.push(Op::Delete(Table::Sessions, index.into_bytes()));
+            }
+            batch
+        };
+        match invoice.progress {
+            Progress::Open if invoice.expires_at < unpaid_before_s => {
+                Ok((forget(), Swept { forgotten: 1, expired: 0 }))
+            }
+            Progress::Redeemed { at_ms } | Progress::Expired { at_ms }
+                if at_ms < credited_before_ms =>
+            {
+                Ok((forget(), Swept { forgotten: 1, expired: 0 }))
+            }
+            Progress::Credited { at_ms } if at_ms < credited_before_ms => {
+                let left = match invoice.purpose {
+                    Purpose::Segment { .. } => invoice.amount.signed(),
+                    Purpose::Session { session, .. } => {
+                        self.sum(credit_key(session))?.min(invoice.amount.signed())
+                    }
+                };
+                let left = Msat::from_signed(left).unwrap_or_default();
+                let id = EntryId::Expire(invoice.hash.to_string());
+                // What nobody watched goes to the creator whole: the operator's fee is for serving.
+                let none = Share::from_ppm(0).map_err(|error| Error::Corrupt(error.to_string()))?;
+                let split = Split { fee: none, ..invoice.split };
+                let mut batch = self.post(Entry::earn(&id, now_ms, left, &split))?;
+                if let Purpose::Session { session, .. } = invoice.purpose {
+                    batch.push(Op::Add(credit_key(session), negative(left)));
+                }
+                let expired = Progress::Expired { at_ms: now_ms };
+                batch.push(self.put_invoice(&Invoice { progress: expired, ..invoice.clone() })?);
+                Ok((batch, Swept { forgotten: 0, expired: 1 }))
+            }
+            _ => Ok((Vec::new(), Swept::default())),
+        }
+    }
+}
+
+impl<E: Engine> Ledger for Store<E> {
+    fn record(&self, invoice: &Invoice) -> Result<(), Error> {
+        self.engine.write(vec![self.put_invoice(invoice)?], Durability::Process)
+    }
+
+    fn invoice(&self, hash: &PaymentHash) -> Result<Option<Invoice>, Error> {
+        self.read(Table::Invoices, hash.as_bytes())
+    }
+
+    fn credit(
+        &self,
+        payment: IncomingPayment,
+        origin: Origin,
+        now_ms: u64,
+    ) -> Result<Credit, Error> {
+        let _guard = lock(&self.money);
+        let booked = self.read::<Booked>(Table::Booked, payment.hash.as_bytes())?;
+        let (mut booked, told_before) = match (booked, origin) {
+            (None, Origin::Event { .. }) => {
+                return self.credit_first(payment, Some(payment.boot), now_ms);
+            }
+            (None, Origin::Proof) => return self.credit_first(payment, None, now_ms),
+            (Some(_), Origin::Proof) => return Ok(Credit::Replayed),
+            (Some(booked), Origin::Event { told_before }) => (booked, told_before),
+        };
+        let last_told = booked.told_boot.replace(payment.boot);
+        if last_told.is_none() {
+            // A preimage was here first; what the event tells is the same payment.
+            let excess = payment.received.saturating_sub(booked.total);
+            if !excess.is_zero() {
+                self.credit_further(payment, excess, booked, now_ms)?;
+                let invoice = self.invoice(&payment.hash)?;
+                return Ok(invoice.map_or(Credit::Unclaimed, |of| Credit::Overpaid(of, excess)));
+            }
+        } else if last_told == Some(payment.boot) && !told_before {
+            let session = booked.session;
+            self.credit_further(payment, payment.received, booked, now_ms)?;
+            return Ok(Credit::Repeated(session));
+        }
+        let told = put(Table::Booked, payment.hash.as_bytes(), &booked)?;
+        self.engine.write(vec![told], Durability::Process)?;
+        Ok(Credit::Replayed)
+    }
+
+    fn redeem(
+        &self,
+        hash: &PaymentHash,
+        segment: SegmentRef,
+        now_ms: u64,
+        grace_ms: u64,
+    ) -> Result<Redeem, Error> {
+        let _guard = lock(&self.money);
+        let Some(mut invoice) = self.invoice(hash)? else { return Ok(Redeem::Unknown) };
+        if invoice.purpose != (Purpose::Segment { segment }) {
+            return Ok(Redeem::Unknown);
+        }
+        match invoice.progress {
+            Progress::Open => Ok(Redeem::Unpaid),
+            Progress::Redeemed { at_ms } if now_ms <= at_ms.saturating_add(grace_ms) => {
+                Ok(Redeem::Again)
+            }
+            Progress::Redeemed { .. } | Progress::Expired { .. } => Ok(Redeem::Spent),
+            Progress::Credited { .. } => {
+                let id = EntryId::Earn(*hash);
+                let entry = Entry::earn(&id, now_ms, invoice.amount, &invoice.split);
+                let mut batch = self.post(entry)?;
+                invoice.progress = Progress::Redeemed { at_ms: now_ms };
+                batch.push(self.put_invoice(&invoice)?);
+                self.engine.write(batch, Durability::Process)?;
+                Ok(Redeem::First)
+            }
+        }
+    }
+
+    fn draw(
+        &self,
+        session: SessionId,
+        segment: SegmentRef,
+        amount: Msat,
+        split: &Split,
+        now_ms: u64,
+    ) -> Result<Draw, Error> {
+        let _guard = lock(&self.money);
+        let served = super::sessions::served_key(session, segment.number);
+        if self.engine.get(Table::Sessions, served.as_bytes())?.is_some() {
+            return Ok(Draw::Again);
+        }
+        let credit = Msat::from_signed(self.sum(credit_key(session))?).unwrap_or_default();
+        if credit < amount {
+            return Ok(Draw::Short { credit });
+        }
+        let id = EntryId::Draw(format!("{session}:{}", segment.number));
+        let mut batch = self.post(Entry::earn(&id, now_ms, amount, split))?;
+        batch.push(Op::Add(credit_key(session), negative(amount)));
+        batch.push(Op::Add(spent_key(session), amount.signed()));
+        batch.push(put(Table::Sessions, served, &segment.number)?);
+        self.engine.write(batch, Durability::Process)?;
+        Ok(Draw::First)
+    }
+
+    fn sweep(
+        &self,
+        unpaid_before_s: u64,
+        credited_before_ms: u64,
+        now_ms: u64,
+    ) -> Result<Swept, Error> {
+        /// Invoices looked at while the money waits: a few milliseconds.
+        const PAGE: usize = 256;
+        let mut after: Option<Vec<u8>> = None;
+        let mut swept = Swept::default();
+        loop {
+            let _guard = lock(&self.money);
+            let rows = self.engine.scan(Table::Invoices, b"", after.as_deref(), PAGE)?;
+            for (_, value) in &rows {
+                let invoice: Invoice = decode(value)?;
+                let (batch, one) =
+                    self.sweep_one(&invoice, unpaid_before_s, credited_before_ms, now_ms)?;
+                if !batch.is_empty() {
+                    self.engine.write(batch, Durability::Process)?;
+                }
+                swept.forgotten = swept.forgotten.saturating_add(one.forgotten);
+                swept.expired = swept.expired.saturating_add(one.expired);
+            }
+            match rows.into_iter().next_back() {
+                Some((key, _)) => after = Some(key),
+                None => return Ok(swept),
+            }
+        }
+    }
+
+    fn book_channel(&self, booking: &ChannelBooking, now_ms: u64) -> Result<bool, Error> {
+        let _guard = lock(&self.money);
+        let (id, other, amount) = match booking {
+            ChannelBooking::Opened { channel, balance } => {
+                let id = EntryId::ChannelOpened(channel.clone());
+                (id, Account::Capital, balance.signed())
+            }
+            ChannelBooking::Closed { channel, remaining } => {
+                let books = self.balance(Account::ChannelFunds)?;
+                let gone = remaining.signed().checked_sub(books).ok_or_else(overflow)?;
+                (EntryId::ChannelClosed(channel.clone()), Account::OnchainFunds, gone)
+            }
+        };
+        if self.engine.get(Table::Entries, id.to_string().as_bytes())?.is_some() {
+            return Ok(false);
+        }
+        let counter = amount.checked_neg().ok_or_else(overflow)?;
+        let entry = Entry::new(&id, now_ms, [(Account::ChannelFunds, amount), (other, counter)]);
+        self.engine.write(self.post(entry)?, Durability::Disk)?;
+        Ok(true)
+    }
+
+    fn balance(&self, account: Account) -> Result<i128, Error> {
+        self.sum(account_key(account))
+    }
+
+    fn balances(&self) -> Result<Balances, Error> {
+        let rows = self.engine.scan(Table::Balances, ACCOUNT, None, usize::MAX)?;
+        let read = |(key, value): &(Vec<u8>, Vec<u8>)| {
+            let text = std::str::from_utf8(key.get(ACCOUNT.len()..).unwrap_or_default());
+            let account = text.ok().and_then(|text| text.parse::<Account>().ok());
+            let account = account.ok_or_else(|| Error::Corrupt("an account".to_owned()))?;
+            Ok((account, decode_sum(value)?))
+        };
+        rows.iter().map(read).collect()
+    }
+
+    fn entries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
+        let rows = self.engine.scan(Table::Entries, b"", after.map(str::as_bytes), limit)?;
+        rows.iter().map(|(_, value)| decode(value)).collect()
+    }
+}
+
+const ACCOUNT: &[u8] = b"account/";
+
+fn account_key(account: Account) -> Vec<u8> {
+    [ACCOUNT, account.to_string().as_bytes()].concat()
+}
+
+pub(super) fn credit_key(session: SessionId) -> Vec<u8> {
+    format!("credit/{session}").into_bytes()
+}
+
+pub(super) fn spent_key(session: SessionId) -> Vec<u8> {
+    format!("spent/{session}").into_bytes()
+}
+
+fn overflow() -> Error {
+    Error::Corrupt("a sum overflows".to_owned())
+}
+
+/// Session segments are keyed with a fixed width, so that a scan gives them in order.
+pub(super) fn number_text(number: SegmentNumber) -> String {
+    format!("{:08x}", number.0)
+}

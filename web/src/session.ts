@@ -1,0 +1,115 @@
+// The server's side of watching: the video's public facts, the session, its invoices as they come.
+
+import {
+  problemWords,
+  readOffer,
+  readPaymentHash,
+  readSegment,
+  readSession,
+  readVideo,
+  type Offer,
+  type Session,
+  type Video,
+} from './wire.ts';
+import { firstRendition, readTimeline, type Timeline } from './timeline.ts';
+
+export async function fetchVideo(id: string): Promise<Video> {
+  return readVideo(await (await ask(`/api/v1/videos/${id}`)).json());
+}
+
+export async function openSession(video: string): Promise<Session> {
+  const response = await ask('/api/v1/sessions', 'POST', { video });
+  return readSession(await response.json());
+}
+
+/** All renditions share their boundaries, so the first one tells them. */
+export async function fetchTimeline(playlist: string): Promise<Timeline> {
+  const multivariant = await ask(playlist);
+  const rendition = new URL(firstRendition(await multivariant.text()), new URL(playlist, location.href));
+  return readTimeline(await (await ask(rendition.href)).text());
+}
+
+export async function setPaused(control: string, paused: boolean): Promise<void> {
+  await ask(control, 'PATCH', { paused });
+}
+
+/** Says that a payment failed for good, so that a fresh invoice replaces its invoice. */
+export async function reportFailed(control: string, paymentHash: string): Promise<void> {
+  await ask(control, 'PATCH', { failed: paymentHash });
+}
+
+export interface InvoiceListener {
+  invoice(offer: Offer): void;
+  waiting(segment: number): void;
+  paid(paymentHash: string): void;
+  served(segment: number): void;
+  seek(segment: number): void;
+  end(): void;
+  /** Null when the stream is well again. */
+  trouble(words: string | null): void;
+}
+
+const RECONNECT_MS_FIRST = 2_000;
+const RECONNECT_MS_MAX = 30_000;
+
+/** Follows the session's events until `end`; returns a way to stop. */
+export function followInvoices(control: string, listener: InvoiceListener): () => void {
+  let source: EventSource;
+  let stopped = false;
+  let delay = RECONNECT_MS_FIRST;
+  const stop = () => {
+    stopped = true;
+    source.close();
+  };
+
+  const connect = () => {
+    if (stopped) return;
+    source = new EventSource(`${control}/invoices`);
+    const on = (name: string, handle: (json: unknown) => void) =>
+      source.addEventListener(name, (event) => {
+        try {
+          handle(JSON.parse((event as MessageEvent<string>).data));
+        } catch (error) {
+          listener.trouble((error as Error).message);
+        }
+      });
+    on('invoice', (json) => listener.invoice(readOffer(json)));
+    on('waiting', (json) => listener.waiting(readSegment(json)));
+    on('paid', (json) => listener.paid(readPaymentHash(json)));
+    on('served', (json) => listener.served(readSegment(json)));
+    on('seek', (json) => listener.seek(readSegment(json)));
+    source.addEventListener('end', () => {
+      stop();
+      listener.end();
+    });
+    source.addEventListener('open', () => {
+      delay = RECONNECT_MS_FIRST;
+      listener.trouble(null);
+    });
+    source.addEventListener('error', () => {
+      listener.trouble('The connection to the server broke. Trying again.');
+      // The browser reconnects by itself after a broken connection, but not after an error status.
+      if (source.readyState !== EventSource.CLOSED) return;
+      setTimeout(connect, delay);
+      delay = Math.min(delay * 2, RECONNECT_MS_MAX);
+    });
+  };
+  connect();
+  return stop;
+}
+
+async function ask(address: string, method = 'GET', body?: unknown): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(address, {
+      method,
+      ...(body === undefined
+        ? {}
+        : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) }),
+    });
+  } catch {
+    throw new Error('The server cannot be reached.');
+  }
+  if (!response.ok) throw new Error(await problemWords(response));
+  return response;
+}
