@@ -23,10 +23,10 @@ use crate::lightning::{self, Node, SharedNode};
 use crate::media::Transcoder;
 use crate::media::worker::{Worker, sandbox_support};
 use crate::operate::Operations;
+use crate::payout::{Payer, PayoutSecret};
 use crate::paywall::session::SessionGate;
 use crate::paywall::token::Keys;
 use crate::paywall::{self, Paywall, Suspension};
-use crate::payout::{Payer, PayoutSecret};
 use crate::runtime::{Bells, Clock, SystemClock, Tasks, random_bytes, sleep};
 use crate::settlement::Settlement;
 use crate::statements::Statements;
@@ -133,10 +133,7 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         paywall: Arc::clone(&gate),
         sessions: SessionGate::new(Arc::clone(&gate), boot),
         statements: Statements { store: Arc::clone(&store) as _ },
-        operations: Operations {
-            node: Arc::clone(&node) as _,
-            suspension: suspension.clone(),
-        },
+        operations: Operations { node: Arc::clone(&node) as _, suspension: suspension.clone() },
         metrics: metrics.clone(),
         payee: lightning::Issuer::node_id(&*node),
         network: config.lightning.network,
@@ -362,6 +359,9 @@ fn make_private_directory(path: &Path) -> anyhow::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(path).with_context(|| {
-        format!("data_dir: {} cannot be made: choose a directory that you may write", path.display())
+        format!(
+            "data_dir: {} cannot be made: choose a directory that you may write",
+            path.display()
+        )
     })
 }

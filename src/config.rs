@@ -7,7 +7,7 @@ use directories::{BaseDirs, ProjectDirs};
 use serde::{Deserialize, Serialize};
 
 use crate::lightning::{self, ChainSource, Network};
-use crate::{http, library, media, paywall, payout};
+use crate::{http, library, media, payout, paywall};
 
 /// The commented reference, which `sluice init` writes.
 pub const REFERENCE: &str = include_str!("../config/sluice.toml");
@@ -132,7 +132,9 @@ impl Config {
         if let Some(file) = file {
             if !file.is_file() {
                 let path = file.display();
-                return Err(Error(format!("{path} is no file: write one with `sluice init {path}`")));
+                return Err(Error(format!(
+                    "{path} is no file: write one with `sluice init {path}`"
+                )));
             }
             builder = builder.add_source(
                 config::File::from(file).format(config::FileFormat::Toml).required(true),
@@ -174,7 +176,9 @@ impl Config {
             return stop("media.segment_ms must lie between 1000 and 60000 (default 4000)");
         }
         if self.media.ladder.is_empty() {
-            return stop("media.ladder must name one height at least (default [1080, 720, 480, 240])");
+            return stop(
+                "media.ladder must name one height at least (default [1080, 720, 480, 240])",
+            );
         }
         if self.payment.invoice_expiry_seconds < 30 {
             return stop("payment.invoice_expiry_seconds must be 30 at least (default 600)");
@@ -189,7 +193,9 @@ impl Config {
 /// The crate's message already names key and type; one line of it is enough.
 fn explain(error: &config::ConfigError) -> Error {
     let line = error.to_string().replace('\n', " ");
-    Error(format!("the configuration cannot be used: {line}. The reference is `sluice init --print`"))
+    Error(format!(
+        "the configuration cannot be used: {line}. The reference is `sluice init --print`"
+    ))
 }
 
 fn default_data_dir() -> PathBuf {
@@ -243,7 +249,9 @@ mod tests {
             for line in text.lines() {
                 if let Some(name) = line.strip_prefix('[') {
                     section = name.trim_end_matches(']').to_owned();
-                } else if let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) {
+                } else if let Some((key, _)) =
+                    line.split_once(" = ").filter(|_| !line.starts_with('#'))
+                {
                     keys.insert((section.clone(), key.to_owned()));
                 }
             }

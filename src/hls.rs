@@ -73,7 +73,9 @@ pub fn media(media: &Media) -> Result<String, Error> {
         segments.push(segment.build().map_err(|error| Error(error.to_string()))?);
     }
     // EXTINF, rounded to the nearest second, must not exceed the target (section 4.3.3.1).
-    let target = Duration::from_secs(longest.as_secs().saturating_add(u64::from(longest.subsec_nanos() > 0)));
+    let target = Duration::from_secs(
+        longest.as_secs().saturating_add(u64::from(longest.subsec_nanos() > 0)),
+    );
     let playlist = MediaPlaylist::builder()
         .target_duration(target)
         .playlist_type(PlaylistType::Vod)

@@ -89,15 +89,14 @@ pub fn router(shared: App) -> Router {
             get(sessions::status).patch(sessions::change).delete(sessions::end),
         )
         .route("/api/v1/sessions/{control}/invoices", get(sessions::invoices))
+        // Before the layer, which answers OPTIONS in its place: a fallback that is set later would answer 405 to every preflight.
+        .method_not_allowed_fallback(error::no_method)
         .layer(cors());
     let api = Router::new()
         .route("/api/v1/creators", post(creators::create))
         .route("/api/v1/creators/me", get(creators::me).patch(creators::edit))
         .route("/api/v1/videos", post(videos::create).get(videos::list))
-        .route(
-            "/api/v1/videos/{id}",
-            get(videos::show).patch(videos::edit).delete(videos::delete),
-        )
+        .route("/api/v1/videos/{id}", get(videos::show).patch(videos::edit).delete(videos::delete))
         .route("/api/v1/videos/{id}/events", get(videos::events))
         .route("/api/v1/earnings", get(creators::earnings))
         .route("/api/v1/payouts", get(creators::payouts))

@@ -1,6 +1,7 @@
 //! Sluice.
 pub mod app;
 pub mod blobs;
+pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod hls;
@@ -9,8 +10,8 @@ pub mod library;
 pub mod lightning;
 pub mod media;
 pub mod operate;
-pub mod paywall;
 pub mod payout;
+pub mod paywall;
 pub mod runtime;
 pub mod settlement;
 pub mod statements;

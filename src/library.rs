@@ -12,9 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::{self, Blobs, Part};
 use crate::domain::amount::{AmountError, Granularity, Price, Share};
-use crate::domain::id::{
-    CreatorId, RenditionName, SegmentNumber, SegmentRef, Version, VideoId,
-};
+use crate::domain::id::{CreatorId, RenditionName, SegmentNumber, SegmentRef, Version, VideoId};
 use crate::domain::ledger::Split;
 use crate::domain::video::{Media, Terms, Ticks, Video, VideoState};
 use crate::hls;

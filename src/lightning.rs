@@ -12,6 +12,7 @@ use crate::domain::amount::Msat;
 use crate::domain::id::{NodeId, PaymentHash, Preimage};
 pub use crate::domain::ledger::IncomingPayment;
 
+pub mod bolt11;
 pub mod fake;
 pub mod kv;
 pub mod ldk;

@@ -43,7 +43,7 @@ impl Default for Options {
 }
 
 /// No payout is smaller than this: the routing fee would eat it.
-const AMOUNT_MIN: Msat = Msat::new(1_000);
+pub const AMOUNT_MIN: Msat = Msat::new(1_000);
 /// How often payouts whose outcome is open are asked about, should an event be lost.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Waits after a payout that came back.
@@ -165,7 +165,9 @@ impl Payer {
                     return Ok(());
                 }
                 match self.send(payout).await {
-                    Err(lightning::Error::NoRoute) => Settle::Returned { reason: "no route".to_owned() },
+                    Err(lightning::Error::NoRoute) => {
+                        Settle::Returned { reason: "no route".to_owned() }
+                    }
                     Ok(()) | Err(_) => return Ok(()),
                 }
             }

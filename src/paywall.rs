@@ -235,7 +235,11 @@ impl Paywall {
     pub fn new(parts: Parts) -> Self {
         let per_client = Quota::per_minute(parts.options.challenges_per_client_per_minute);
         let in_all = Quota::per_second(parts.options.challenges_per_second);
-        Self { parts, per_client: RateLimiter::keyed(per_client), in_all: RateLimiter::direct(in_all) }
+        Self {
+            parts,
+            per_client: RateLimiter::keyed(per_client),
+            in_all: RateLimiter::direct(in_all),
+        }
     }
 
     /// Decides a request for a segment. The first credential that is good and for this segment counts.
@@ -315,8 +319,7 @@ impl Paywall {
 
     fn redeem_once(&self, bound: &Bound) -> Result<Redeem, Error> {
         let now = self.parts.clock.now_ms();
-        let outcome =
-            self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())?;
+        let outcome = self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())?;
         if outcome == Redeem::First {
             self.parts.metrics.earned(bound.amount);
             self.parts.earned.notify_one();

@@ -60,8 +60,8 @@ impl Settlement {
                 event = self.node.next() => event,
             };
             let booked = self.book(&event, told_before);
-            if booked.is_ok() {
-                failpoint!("settlement-booked");
+            if booked.is_ok() && matches!(event, Event::Received(_)) {
+                failpoint!("payment-credited");
             }
             let acknowledged = match &booked {
                 Ok(_) => self.node.acknowledge().await.map_err(|error| error.to_string()),
@@ -167,7 +167,8 @@ impl Settlement {
         let session = |session: SessionId| Some(Wake::Session(session));
         let (word, credited, wake) = match &credit {
             Credit::Applied(invoice) | Credit::Overpaid(invoice, _) => {
-                let word = if matches!(credit, Credit::Applied(_)) { "applied" } else { "overpaid" };
+                let word =
+                    if matches!(credit, Credit::Applied(_)) { "applied" } else { "overpaid" };
                 let wake = match invoice.purpose {
                     Purpose::Session { session: id, .. } => session(id),
                     Purpose::Segment { .. } => Some(Wake::Payment(payment.hash)),
@@ -201,7 +202,9 @@ impl Settlement {
                 self.metrics.payout(word);
                 self.payouts.notify_one();
             }
-            None => tracing::info!(payment_hash = %hash, outcome = word, "a payment of the operator's own"),
+            None => {
+                tracing::info!(payment_hash = %hash, outcome = word, "a payment of the operator's own")
+            }
         }
         Ok(())
     }

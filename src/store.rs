@@ -454,8 +454,12 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     /// See [`Ledger::record`].
-    fn sweep(&self, unpaid_before_s: u64, credited_before_ms: u64, now_ms: u64)
-    -> Result<Swept, Error>;
+    fn sweep(
+        &self,
+        unpaid_before_s: u64,
+        credited_before_ms: u64,
+        now_ms: u64,
+    ) -> Result<Swept, Error>;
     /// Books a channel's opening balance, or moves its funds on-chain when it closed; once each.
     ///
     /// # Errors

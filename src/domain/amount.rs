@@ -13,7 +13,9 @@ pub enum AmountError {
     #[error("the amount is out of range")]
     Overflow,
     /// A price between zero and the smallest that charges every segment.
-    #[error("the price is too small: use 0 (free) or at least {smallest_msat_per_second} msat per second")]
+    #[error(
+        "the price is too small: use 0 (free) or at least {smallest_msat_per_second} msat per second"
+    )]
     Sparse {
         /// The smallest price above zero that is accepted.
         smallest_msat_per_second: u64,
@@ -167,7 +169,8 @@ impl Price {
     /// `ceil_g(at * price)`, in millisatoshi.
     fn rounded_up_to(self, granularity: Granularity, at: Ticks) -> Result<u128, AmountError> {
         let granule = u128::from(granularity.0);
-        let unit = granule.checked_mul(u128::from(TICKS_PER_SECOND)).ok_or(AmountError::Overflow)?;
+        let unit =
+            granule.checked_mul(u128::from(TICKS_PER_SECOND)).ok_or(AmountError::Overflow)?;
         u128::from(at.get())
             .checked_mul(u128::from(self.0))
             .and_then(|product| product.div_ceil(unit).checked_mul(granule))

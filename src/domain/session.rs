@@ -151,7 +151,8 @@ impl Window {
             } else {
                 let Some(rest) = left.checked_sub(amount) else { break };
                 left = rest;
-                invoices = invoices.saturating_add(Self::add(&mut due, segment, amount, self.bundle)?);
+                invoices =
+                    invoices.saturating_add(Self::add(&mut due, segment, amount, self.bundle)?);
             }
         }
         Ok(due)
@@ -208,7 +209,8 @@ mod tests {
 
     impl Film {
         fn new(preview_seconds: u32) -> Self {
-            let timeline = Timeline::new((0..=100).map(|n| Ticks::from_millis(n * 4_000)).collect());
+            let timeline =
+                Timeline::new((0..=100).map(|n| Ticks::from_millis(n * 4_000)).collect());
             let price = Price::new(250, Granularity::SAT, Ticks::from_millis(4_000)).unwrap();
             let terms = Terms { price, preview_seconds, granularity: Granularity::SAT };
             Self {

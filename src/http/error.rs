@@ -192,7 +192,8 @@ impl From<AmountError> for Problem {
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_price", detail);
         match error {
             AmountError::Sparse { smallest_msat_per_second } => {
-                problem.more = object(json!({ "smallest_msat_per_second": smallest_msat_per_second }));
+                problem.more =
+                    object(json!({ "smallest_msat_per_second": smallest_msat_per_second }));
             }
             AmountError::Overflow | AmountError::Share => {}
         }

@@ -47,10 +47,7 @@ pub async fn asset(Path(path): Path<String>) -> Answer<Response> {
     };
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        (
-            header::CACHE_CONTROL,
-            HeaderValue::from_static("public, max-age=31536000, immutable"),
-        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable")),
     ];
     Ok((headers, Body::from(asset.data.into_owned())).into_response())
 }

@@ -105,9 +105,10 @@ impl Library {
     async fn set_back(&self, job: &Job, error: &MediaError) {
         let (retry, reason) = match error {
             MediaError::Source(reason) => (false, reason.clone()),
-            MediaError::Worker(_) | MediaError::Io { .. } | MediaError::Cancelled => {
-                (true, "Sluice could not work on this file. The operator's log tells why.".to_owned())
-            }
+            MediaError::Worker(_) | MediaError::Io { .. } | MediaError::Cancelled => (
+                true,
+                "Sluice could not work on this file. The operator's log tells why.".to_owned(),
+            ),
         };
         tracing::warn!(video = %job.video, attempt = job.attempts, %error, "a job came to nothing");
         let most = self.parts.options.attempts_max;

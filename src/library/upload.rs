@@ -47,7 +47,9 @@ impl Library {
         let received = self.spool(id, &part, announced, stream).await?;
         let source = format!("{id}.source");
         let io = |what| move |source| Error::Io { what, source };
-        fs::rename(&part, self.parts.spool.join(&source)).await.map_err(io("keeping the source"))?;
+        fs::rename(&part, self.parts.spool.join(&source))
+            .await
+            .map_err(io("keeping the source"))?;
         sync_directory(&self.parts.spool).await.map_err(io("keeping the source"))?;
         let video = self.own_video(id, role)?;
         let job = Job {

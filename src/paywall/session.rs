@@ -326,9 +326,7 @@ impl SessionGate {
         }
         let state = self.paywall.parts.store.session(session.id)?;
         let now = self.paywall.parts.clock.now_s();
-        let open = |invoice: &Invoice| {
-            is_open(invoice, now) && planned(invoice).contains(&number)
-        };
+        let open = |invoice: &Invoice| is_open(invoice, now) && planned(invoice).contains(&number);
         let invoice = state.and_then(|state| state.invoices.into_iter().find(open)).map(Box::new);
         Ok(Play::Owed { invoice, amount })
     }
@@ -469,8 +467,7 @@ impl SessionGate {
         lock(&self.streams.0).retain(|_, live| {
             Arc::strong_count(live) > 1 || {
                 let live = lock(live);
-                live.events.receiver_count() > 0
-                    || now.saturating_sub(live.touched_ms) < IDLE_MS
+                live.events.receiver_count() > 0 || now.saturating_sub(live.touched_ms) < IDLE_MS
             }
         });
     }

@@ -6,15 +6,17 @@
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{
+    GeneralPurpose, GeneralPurposeConfig, STANDARD, URL_SAFE_NO_PAD,
+};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
 use crate::domain::amount::{Granularity, Msat, Price};
-use crate::domain::id::{PaymentHash, Preimage, SegmentRef, SessionId, VideoId, Version};
+use crate::domain::id::{PaymentHash, Preimage, SegmentRef, SessionId, Version, VideoId};
 use crate::runtime::random_bytes;
 
 /// The macaroon's location, told to clients; it plays no part in the check.
@@ -157,7 +159,8 @@ impl Keys {
 fn macaroon(root: &[u8; 32], bound: &Bound, token_id: &[u8; 32]) -> Vec<u8> {
     let identifier = [&[0, 0], bound.hash.as_bytes().as_slice(), token_id].concat();
     // libmacaroons stretches every root key with this constant, padded to 32 bytes.
-    let mut signature = hmac(&hmac(b"macaroons-key-generator\0\0\0\0\0\0\0\0\0", &[root]), &[&identifier]);
+    let mut signature =
+        hmac(&hmac(b"macaroons-key-generator\0\0\0\0\0\0\0\0\0", &[root]), &[&identifier]);
     let mut bytes = vec![2];
     field(&mut bytes, 1, LOCATION.as_bytes());
     field(&mut bytes, 2, &identifier);

@@ -25,14 +25,12 @@ impl<E: Engine> Sessions for Store<E> {
         let Some(record) = self.read::<SessionRecord>(Table::Sessions, session_key(id))? else {
             return Ok(None);
         };
-        let hashes: Vec<PaymentHash> =
-            self.read_all(Table::Sessions, format!("invoice/{id}/"))?;
+        let hashes: Vec<PaymentHash> = self.read_all(Table::Sessions, format!("invoice/{id}/"))?;
         let mut invoices = Vec::with_capacity(hashes.len());
         for hash in hashes {
             invoices.extend(self.invoice(&hash)?);
         }
-        let served: Vec<SegmentNumber> =
-            self.read_all(Table::Sessions, format!("served/{id}/"))?;
+        let served: Vec<SegmentNumber> = self.read_all(Table::Sessions, format!("served/{id}/"))?;
         let amount = |sum: i128| Msat::from_signed(sum).unwrap_or_default();
         Ok(Some(SessionState {
             record,

@@ -1,0 +1,90 @@
+//! A client of the API, for the subcommands that talk to a running server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Answers come within this; uploads and streams of events take as long as they take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Connection {
+    /// The server.
+    #[arg(long, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8402")]
+    server: String,
+    /// A file that holds the key; without one, the environment's SLUICE_KEY.
+    #[arg(long)]
+    key_file: Option<PathBuf>,
+}
+
+/// A server and the key that opens it.
+#[derive(Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    base: String,
+    key: String,
+}
+
+impl Connection {
+    pub(super) fn client(&self) -> anyhow::Result<Client> {
+        let key = match &self.key_file {
+            Some(file) => std::fs::read_to_string(file)
+                .with_context(|| format!("{} cannot be read", file.display()))?,
+            None => std::env::var("SLUICE_KEY").map_err(|_| {
+                anyhow!("name the key: --key-file FILE, or SLUICE_KEY in the environment")
+            })?,
+        };
+        Client::new(&self.server, key.trim())
+    }
+}
+
+impl Client {
+    pub(super) fn new(base: &str, key: &str) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).build()?;
+        Ok(Self { http, base: base.trim_end_matches('/').to_owned(), key: key.to_owned() })
+    }
+
+    /// The address of a path.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    pub(super) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, self.url(path)).bearer_auth(&self.key)
+    }
+
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
+        Ok(self.send(self.request(Method::GET, path)).await?.json().await?)
+    }
+
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<T> {
+        Ok(self.send(self.request(Method::POST, path).json(body)).await?.json().await?)
+    }
+
+    /// Sends, and turns a problem document into its sentence.
+    pub(super) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) if error.is_connect() => {
+                bail!("no server answers at {}: is `sluice serve` running there?", self.base)
+            }
+            Err(error) => return Err(error.without_url().into()),
+        };
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let status = answer.status();
+        let problem: Value = answer.json().await.unwrap_or_default();
+        let detail = problem.get("detail").and_then(Value::as_str).unwrap_or("no reason was given");
+        bail!("{} ({})", detail, status.as_u16())
+    }
+}

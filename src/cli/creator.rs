@@ -1,0 +1,79 @@
+//! `sluice creator`: creators of a running server.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::Connection;
+use super::output;
+use crate::domain::id::NodeId;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Let in a creator (the operator's key); prints the creator's key, once.
+    Add {
+        /// The name that viewers see.
+        name: String,
+        /// The creator's Lightning node, which is paid by keysend.
+        #[arg(long, value_parser = node_id)]
+        payout_node: Option<NodeId>,
+    },
+    /// What was earned and paid out (a creator's key).
+    Earnings,
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    text.parse().map_err(|_| "a node id has 66 hexadecimal digits".to_owned())
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: String,
+    key: String,
+}
+
+#[derive(Deserialize)]
+struct Earnings {
+    earned_msat: u64,
+    paid_out_msat: u64,
+    routing_msat: u64,
+    in_flight_msat: u64,
+    payable_msat: u64,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let client = arguments.connection.client()?;
+    match &arguments.command {
+        Command::Add { name, payout_node } => {
+            let payout = payout_node.map(|node| json!({ "kind": "keysend", "destination": node }));
+            let body = json!({ "name": name, "payout": payout });
+            let added: Added = client.post("/api/v1/creators", &body).await?;
+            output::line(&format!("creator  {}", added.id));
+            output::line(&format!("key      {}", added.key));
+            output::note("The key is shown this once: give it to the creator.");
+        }
+        Command::Earnings => {
+            let earnings: Earnings = client.get("/api/v1/earnings").await?;
+            for (what, msat) in [
+                ("earned", earnings.earned_msat),
+                ("paid out", earnings.paid_out_msat),
+                ("routing", earnings.routing_msat),
+                ("in flight", earnings.in_flight_msat),
+                ("payable", earnings.payable_msat),
+            ] {
+                output::line(&format!("{what:<10} {msat:>14} msat"));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

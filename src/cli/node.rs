@@ -1,0 +1,48 @@
+//! `sluice node`: the Lightning node of a running server.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::client::Connection;
+use super::output;
+use crate::lightning::NodeInfo;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Identity, balances and channels (the operator's key).
+    Info,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let client = arguments.connection.client()?;
+    match arguments.command {
+        Command::Info => {
+            let info: NodeInfo = client.get("/api/v1/node").await?;
+            output::line(&format!("node      {}", info.id));
+            output::line(&format!("network   {:?}, block {}", info.network, info.height));
+            output::line(&format!("on chain  {} sat", info.onchain_sat));
+            output::line(&format!(
+                "channels  {} sat in {}",
+                info.lightning_sat,
+                info.channels.len()
+            ));
+            for channel in &info.channels {
+                let state = if channel.usable { "usable" } else { "not usable" };
+                output::line(&format!(
+                    "  with {}: can send {} msat, can receive {} msat, {state}",
+                    channel.peer, channel.outbound_msat, channel.inbound_msat
+                ));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
