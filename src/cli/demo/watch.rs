@@ -195,7 +195,8 @@ fn uris(playlist: &str) -> impl Iterator<Item = &str> {
     playlist.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
-/// Waits until nothing is in flight, and what is payable is too small to be sent; then no payment is pending at any node.
+/// Waits until nothing is in flight, what is payable is too small to be sent, and the server's node owns what the ledger says: after a kill
+/// LDK tells again, some seconds into the next start, what it had claimed and nobody had acknowledged.
 async fn settle(demo: &Demo) -> anyhow::Result<()> {
     let deadline = Instant::now() + SETTLE_WITHIN;
     let mut last = None;
@@ -204,17 +205,21 @@ async fn settle(demo: &Demo) -> anyhow::Result<()> {
         let owned = Owned::read(demo);
         let now = (totals, owned.viewer, owned.server, owned.router, owned.creator);
         let smallest = i128::from(demo.smallest_payout_msat());
-        let rests = totals.in_flight_msat == 0 && totals.payable_msat < smallest;
+        let rests = totals.in_flight_msat == 0
+            && totals.payable_msat < smallest
+            && totals.channels_msat == owned.server;
         if rests && last == Some(now) {
             return Ok(());
         }
         last = Some(now);
         if Instant::now() > deadline {
             bail!(
-                "the payouts did not settle within {} s: {} msat payable, {} msat in flight",
+                "no rest within {} s: {} msat payable, {} msat in flight; the server's channels hold {} msat, the ledger says {}",
                 SETTLE_WITHIN.as_secs(),
                 totals.payable_msat,
-                totals.in_flight_msat
+                totals.in_flight_msat,
+                owned.server,
+                totals.channels_msat
             );
         }
         tokio::time::sleep(POLL).await;

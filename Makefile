@@ -1,0 +1,91 @@
+# Everything from a checkout on Debian or Ubuntu, given Rust. `make help` lists what there is.
+#
+# The heavy dependencies (RocksDB, LDK) are compiled once: demo, tests and benches use the dev
+# profile, one target directory, and one choice of features. Hence `--examples` where only the
+# executable is wanted: there are none, but it has cargo unite the features of the dev-dependencies
+# with the others', as it does for the tests; without it all of LDK is built a second time.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.SUFFIXES:
+# cargo would look for make's job server, which is not handed on.
+unexport MAKEFLAGS MFLAGS
+
+export SLUICE_CACHE ?= $(HOME)/.cache/sluice
+export CARGO_TARGET_DIR ?= $(SLUICE_CACHE)/target
+export SLUICE_CHROMIUM ?= $(SLUICE_CACHE)/bin/browser
+export PATH := $(SLUICE_CACHE)/bin:$(PATH)
+export NPM_CONFIG_UPDATE_NOTIFIER := false
+
+SLUICE := $(CARGO_TARGET_DIR)/debug/sluice
+WITH_BITCOIND := BITCOIND_EXE="$$(.ci/bitcoind)"; export BITCOIND_EXE;
+# Directories are among them, so that a file taken away counts as a change.
+WEB_INPUTS := $(shell find web -mindepth 1 \
+	\( -name node_modules -o -name dist -o -name out -o -name tests \) -prune -o -print)
+
+.PHONY: help setup run-setup web build demo test lint deny test-rust test-web soak bench install \
+	clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo 'ARGS="..." is passed on by demo, test-rust, soak and bench: make demo ARGS="--watch"'
+
+setup: ## install what is missing for the demo and the tests (every target does its part of it)
+	@echo "== setup"
+	@.ci/setup test
+
+run-setup:
+	@.ci/setup run
+
+web: run-setup web/dist/index.html ## build the pages into web/dist, if their inputs changed
+
+# npm's own record of what it installed.
+web/node_modules/.package-lock.json: web/package-lock.json web/.npmrc | run-setup
+	@echo "== web packages"
+	cd web && npm ci --ignore-scripts
+
+web/dist/index.html: $(WEB_INPUTS) web/node_modules/.package-lock.json | run-setup
+	@echo "== web"
+	cd web && npm run build
+
+build: web ## build the executable, with the profile of the tests
+	cargo build --locked --bin sluice --examples
+
+demo: build ## run `sluice demo`: a whole network on this machine
+	@$(WITH_BITCOIND) exec $(SLUICE) demo $(ARGS)
+
+test: setup web lint deny test-rust test-web ## all that CI checks
+
+lint: web ## check format and lints
+	@echo "== lint"
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+deny: setup ## check the dependencies' licences, sources and bans
+	@echo "== deny"
+	cargo deny --locked check --hide-inclusion-graph bans licenses sources
+
+test-rust: web ## run the Rust tests
+	@echo "== test-rust"
+	$(WITH_BITCOIND) cargo test --locked $(ARGS)
+
+test-web: setup build ## check the pages' types, run their unit tests, then a real browser
+	@echo "== test-web"
+	cd web && npm run check && npm run test:unit
+	data=$$(mktemp -d); trap 'rm -rf "$$data"' EXIT; $(WITH_BITCOIND) cd web; \
+	SLUICE_EXE=$(SLUICE) SLUICE_DEMO_ARGS="--data-dir $$data" npm run test:browser
+
+soak: web ## run tests/soak.rs at full length (SLUICE_SOAK=1): not part of `make test`
+	$(WITH_BITCOIND) SLUICE_SOAK=1 cargo test --locked --test soak $(ARGS) -- --nocapture
+
+bench: web ## run the benches, with the profile of the tests
+	$(WITH_BITCOIND) cargo bench --locked --profile dev $(ARGS)
+
+install: web ## install an optimized `sluice` (the whole tree once more, under release/)
+	cargo install --locked --path .
+
+clean: ## remove what was built here; what was set up stays in SLUICE_CACHE
+	cargo clean --locked --package sluice
+	rm -rf web/dist web/out web/node_modules
