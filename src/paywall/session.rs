@@ -310,7 +310,10 @@ impl SessionGate {
                 Draw::Again => return Ok(Play::Granted),
                 Draw::Short { .. } => {}
             }
-            self.note(&live, number, false);
+            if held.is_none() {
+                // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
+                self.note(&live, number, false);
+            }
             self.refresh(session, stage, &live)?;
             if held.is_none() {
                 held = Some(self.paywall.parts.metrics.hold());
@@ -547,8 +550,9 @@ impl SessionGate {
     ) -> Result<(), Error> {
         let parts = &self.paywall.parts;
         let timeline = &stage.media.timeline;
-        let stored = parts.store.session(session.id)?;
+        // Locked first: who read before another minted would mint the same again.
         let mut live = lock(live);
+        let stored = parts.store.session(session.id)?;
         for invoice in stored.iter().flat_map(|state| &state.invoices) {
             self.announce_change(&mut live, invoice, timeline);
         }

@@ -8,9 +8,11 @@ use super::engine::{Engine, Op, Rows, Table, decode_sum};
 use super::{Durability, Error};
 use crate::runtime::lock;
 
+type Values = BTreeMap<(Table, Vec<u8>), Vec<u8>>;
+
 /// Keys and values in memory.
 #[derive(Debug, Default)]
-pub struct Memory(Mutex<BTreeMap<(Table, Vec<u8>), Vec<u8>>>);
+pub struct Memory(Mutex<Values>);
 
 impl Engine for Memory {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {

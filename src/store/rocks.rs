@@ -48,7 +48,7 @@ impl Rocks {
         });
         match DB::open_cf_descriptors(&options, path, families) {
             Ok(db) => Ok(Self { db }),
-            Err(error) if error.to_string().contains("lock") => Err(Error::Locked(format!(
+            Err(error) if is_locked(&error) => Err(Error::Locked(format!(
                 "{} is in use by another process: stop it, or choose another data_dir",
                 path.display()
             ))),
@@ -119,6 +119,13 @@ fn add(_key: &[u8], sum: Option<&[u8]>, operands: &MergeOperands) -> Option<Vec<
         total = total.checked_add(decode_sum(operand).ok()?)?;
     }
     Some(total.to_be_bytes().to_vec())
+}
+
+/// RocksDB has no code for it: the two sentences are that of another process and that of this one. "lock" alone is in "block checksum
+/// mismatch" and may be in the path.
+fn is_locked(error: &rocksdb::Error) -> bool {
+    let text = error.to_string();
+    text.contains("While lock file") || text.contains("lock hold by current process")
 }
 
 fn failed(error: &rocksdb::Error) -> Error {
