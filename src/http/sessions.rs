@@ -107,18 +107,22 @@ pub async fn part(
         let part = Part::Segment(number);
         return Ok(head(app.library.part_len(&published, &rendition, part).await?));
     }
-    let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
-    let range = match Range::parse(&headers, bytes.len() as u64) {
-        Ok(range) => range,
-        Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
-    };
-    match app.sessions.play(&session, stage(&published), number).await? {
-        Play::Granted => {
-            app.metrics.served(range.len(), begun.elapsed());
-            Ok(media(bytes, &range))
+    // What is not there is not invoiced.
+    app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
+    loop {
+        if let Play::Owed { invoice, amount } =
+            app.sessions.wait(&session, stage(&published), number).await?
+        {
+            return Err(Problem::session_unpaid(amount.get(), invoice.as_deref()));
         }
-        Play::Owed { invoice, amount } => {
-            Err(Problem::session_unpaid(amount.get(), invoice.as_deref()))
+        let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
+        let range = match Range::parse(&headers, bytes.len() as u64) {
+            Ok(range) => range,
+            Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
+        };
+        if app.sessions.take(&session, stage(&published), number)? {
+            app.metrics.served(range.len(), begun.elapsed());
+            return Ok(media(bytes, &range));
         }
     }
 }

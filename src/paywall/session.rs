@@ -32,6 +32,8 @@ const AHEAD_DEFAULT: u8 = 3;
 const AHEAD_MAX: u8 = 10;
 /// Segments of one invoice at most: some minutes.
 const BUNDLE_MAX: u8 = 60;
+/// A held request looks this often without being rung.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A session that nobody touched for so long leaves the memory; what is stored stays.
 const IDLE_MS: u64 = 15 * 60 * 1_000;
 
@@ -277,61 +279,80 @@ impl SessionGate {
         Ok(token)
     }
 
-    /// Decides a player's request for a segment, holding it while its payment may come. The caller has the bytes in hand.
+    /// Holds a player's request while its payment may come. Nothing is charged: the caller reads the bytes next, then takes them with
+    /// [`SessionGate::take`]. Held requests hold no bytes.
     ///
     /// # Errors
     /// [`Error`] where neither the bytes nor an invoice can be given now; what was paid stays good.
-    pub async fn play(
+    pub async fn wait(
         &self,
         session: &SessionToken,
         stage: Stage<'_>,
         number: SegmentNumber,
     ) -> Result<Play, Error> {
-        let timeline = &stage.media.timeline;
-        let price = terms(session).price_of(timeline, number)?;
+        let Some(amount) = price(session, stage, number)? else { return Ok(Play::Granted) };
+        let store = &self.paywall.parts.store;
         let live = self.live(session)?;
         let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         let hold = Duration::from_millis(u64::from(session.hold_ms));
         let deadline = tokio::time::Instant::now() + hold;
         let mut held = None;
-        let Some(SegmentPrice::Paid(amount)) = price else {
-            self.note(&live, number, true);
-            self.refresh(session, stage, &live)?;
-            return Ok(Play::Granted);
-        };
         loop {
             let rung = listener.rung();
-            match self.draw(session, stage, number, amount)? {
-                Draw::First => {
-                    self.note(&live, number, true);
-                    self.refresh(session, stage, &live)?;
-                    return Ok(Play::Granted);
-                }
-                Draw::Again => return Ok(Play::Granted),
-                Draw::Short { .. } => {}
+            let state = store.session(session.id)?;
+            let covered =
+                |state: &SessionState| state.served.contains(&number) || state.credit >= amount;
+            if state.as_ref().is_some_and(covered) {
+                return Ok(Play::Granted);
             }
-            if held.is_none() {
-                // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
-                self.note(&live, number, false);
-            }
+            self.note(&live, number, false);
             self.refresh(session, stage, &live)?;
             if held.is_none() {
                 held = Some(self.paywall.parts.metrics.hold());
                 lock(&live).tell(Event::Segment { what: What::Waiting, segment: number });
             }
             // A seek is invoiced once it stands; the clock lets further invoices out; both need a look without a ring.
-            let look = tokio::time::sleep(Duration::from_millis(250));
             tokio::select! {
                 () = rung => {}
-                () = look => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
-        let state = self.paywall.parts.store.session(session.id)?;
         let now = self.paywall.parts.clock.now_s();
         let open = |invoice: &Invoice| is_open(invoice, now) && planned(invoice).contains(&number);
+        let state = store.session(session.id)?;
         let invoice = state.and_then(|state| state.invoices.into_iter().find(open)).map(Box::new);
         Ok(Play::Owed { invoice, amount })
+    }
+
+    /// Gives a segment whose bytes the caller has in hand: free, served before, or drawn from the credit and earned now. False where
+    /// another request took the credit meanwhile.
+    ///
+    /// # Errors
+    /// [`Error`] where the store fails; nothing was charged then.
+    pub fn take(
+        &self,
+        session: &SessionToken,
+        stage: Stage<'_>,
+        number: SegmentNumber,
+    ) -> Result<bool, Error> {
+        let first = match price(session, stage, number)? {
+            None => true,
+            Some(amount) => match self.draw(session, stage, number, amount)? {
+                Draw::First => true,
+                Draw::Again => false,
+                Draw::Short { .. } => return Ok(false),
+            },
+        };
+        if first {
+            let live = self.live(session)?;
+            self.note(&live, number, true);
+            // The next invoices. That none can be made now must not keep from the viewer what is paid.
+            if let Err(error) = self.refresh(session, stage, &live) {
+                tracing::debug!(%error, "nothing minted for a session");
+            }
+        }
+        Ok(true)
     }
 
     /// Mints what is due and tells what changed; for the wallet's stream and after each ring.
@@ -648,6 +669,18 @@ impl Follower {
             () = rung => Followed::Rung,
         }
     }
+}
+
+/// What a segment costs in a session; `None` where it is free.
+fn price(
+    session: &SessionToken,
+    stage: Stage<'_>,
+    number: SegmentNumber,
+) -> Result<Option<Msat>, Error> {
+    Ok(match terms(session).price_of(&stage.media.timeline, number)? {
+        Some(SegmentPrice::Paid(amount)) => Some(amount),
+        Some(SegmentPrice::Free) | None => None,
+    })
 }
 
 /// The terms that a session is fixed to.
