@@ -156,7 +156,6 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         wake: earned,
         options: config.payout.clone(),
         started_ms: clock.now_ms(),
-        resting: std::sync::Mutex::default(),
     });
     tasks.spawn_critical("settlement", settlement.run(tasks.cancellation()));
     tasks.spawn_critical("payout", payer.run(tasks.cancellation()));

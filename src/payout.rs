@@ -1,8 +1,7 @@
 //! Use case: what creators earned reaches their wallets. Intent before sending, and after a crash the node is asked before anything is sent
 //! again: a keysend's preimage is derived from the payout's identity, so one payout has one payment hash for ever.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use crate::domain::id::{CreatorId, PayoutId, Preimage};
 use crate::domain::ledger::Account;
 use crate::failpoint;
 use crate::lightning::{self, Outgoing, Sender};
-use crate::runtime::{Backoff, Clock, lock, new_uuid};
+use crate::runtime::{Clock, new_uuid};
 use crate::store::{self, Creator, Destination, Payout, PayoutState, Settle};
 
 /// How creators are paid; a section of the configuration.
@@ -72,8 +71,6 @@ pub struct Payer {
     pub options: Options,
     /// When this process started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
-    /// Who is paid again only later, after a payout that came back.
-    pub resting: Mutex<HashMap<CreatorId, (Backoff, u64)>>,
 }
 
 /// The root of payouts' preimages. It has no `Debug`, so that it is never logged.
@@ -137,7 +134,7 @@ impl Payer {
         let planned = Msat::from_signed(owed).unwrap_or_default();
         let threshold = if due { Msat::ZERO } else { Msat::new(self.options.threshold_msat) };
         let amount = planned.saturating_sub(self.fee_max(planned));
-        if planned < threshold || amount < AMOUNT_MIN || self.rests(creator.id) {
+        if planned < threshold || amount < AMOUNT_MIN || self.rests(creator.id)? {
             return Ok(None);
         }
         let id = PayoutId::new(new_uuid(&*self.clock));
@@ -181,14 +178,8 @@ impl Payer {
             },
         };
         self.store.settle(&payout.hash, &outcome, self.clock.now_ms())?;
-        match outcome {
-            Settle::Arrived { .. } => {
-                lock(&self.resting).remove(&payout.creator);
-            }
-            Settle::Returned { reason } => {
-                tracing::warn!(payout = %payout.id, %reason, "a payout came back; it is tried again later");
-                self.rest(payout.creator);
-            }
+        if let Settle::Returned { reason } = outcome {
+            tracing::warn!(payout = %payout.id, %reason, "a payout came back; it is tried again later");
         }
         Ok(())
     }
@@ -215,17 +206,12 @@ impl Payer {
         Msat::new(part.max(self.options.fee_max_floor_msat))
     }
 
-    fn rests(&self, creator: CreatorId) -> bool {
-        let now = self.clock.now_ms();
-        lock(&self.resting).get(&creator).is_some_and(|(_, until)| *until > now)
-    }
-
-    fn rest(&self, creator: CreatorId) {
-        let now = self.clock.now_ms();
-        let mut resting = lock(&self.resting);
-        let (backoff, until) =
-            resting.entry(creator).or_insert_with(|| (Backoff::new(RETRY.0, RETRY.1), 0));
-        let wait = u64::try_from(backoff.step().as_millis()).unwrap_or(u64::MAX);
-        *until = now.saturating_add(wait);
+    /// Whether a creator's last payouts came back so lately that the next one has to wait: twice as long each time.
+    fn rests(&self, creator: CreatorId) -> Result<bool, store::Error> {
+        let Some(setbacks) = self.store.setbacks(creator)? else { return Ok(false) };
+        let doubled = 2_u32.saturating_pow(setbacks.count.saturating_sub(1));
+        let wait = RETRY.0.saturating_mul(doubled).min(RETRY.1);
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Ok(self.clock.now_ms() < setbacks.last_ms.saturating_add(wait_ms))
     }
 }

@@ -299,17 +299,16 @@ impl Paywall {
 
     /// Redeems a good credential; one whose payment is not booked yet waits for that, then its preimage is the proof.
     async fn redeem(&self, bound: &Bound, offer: &Offer) -> Result<bool, Error> {
-        let listener = self.parts.bells.listen(Wake::Payment(bound.hash));
+        let mut listener = self.parts.bells.listen(Wake::Payment(bound.hash));
         let deadline = tokio::time::Instant::now() + PROOF_AFTER;
         loop {
-            let rung = listener.rung();
             match self.redeem_once(bound)? {
                 Redeem::First | Redeem::Again => return Ok(true),
                 Redeem::Spent => return Ok(false),
                 Redeem::Unpaid | Redeem::Unknown => {}
             }
             tokio::select! {
-                () = rung => {}
+                () = listener.rung() => {}
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }

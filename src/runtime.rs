@@ -6,7 +6,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Notify;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -169,9 +169,10 @@ pub async fn sleep(cancel: &CancellationToken, wait: Duration) -> bool {
     }
 }
 
-/// Wakes whoever waits for a key. A ring that nobody hears is lost: who waits looks first, and looks again after each ring.
+/// Wakes whoever waits for a key. A listener remembers that it was rung since it last looked, so no ring is lost on it; a ring that nobody
+/// listens for is, and who begins to listen looks first.
 #[derive(Debug)]
-pub struct Bells<K: Eq + Hash>(Arc<Mutex<HashMap<K, Arc<Notify>>>>);
+pub struct Bells<K: Eq + Hash>(Arc<Mutex<HashMap<K, watch::Sender<()>>>>);
 
 impl<K: Eq + Hash> Clone for Bells<K> {
     fn clone(&self) -> Self {
@@ -188,14 +189,15 @@ impl<K: Eq + Hash> Default for Bells<K> {
 impl<K: Eq + Hash + Clone> Bells<K> {
     /// Starts to listen.
     pub fn listen(&self, key: K) -> Listener<K> {
-        let notify = Arc::clone(lock(&self.0).entry(key.clone()).or_default());
-        Listener { bells: self.clone(), key, notify }
+        let mut bells = lock(&self.0);
+        let rings = bells.entry(key.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
+        Listener { bells: self.clone(), key, rings }
     }
 
-    /// Wakes all who listen to this key now.
+    /// Wakes all who listen to this key.
     pub fn ring(&self, key: &K) {
-        if let Some(notify) = lock(&self.0).get(key) {
-            notify.notify_waiters();
+        if let Some(bell) = lock(&self.0).get(key) {
+            bell.send_replace(());
         }
     }
 }
@@ -205,21 +207,22 @@ impl<K: Eq + Hash + Clone> Bells<K> {
 pub struct Listener<K: Eq + Hash + Clone> {
     bells: Bells<K>,
     key: K,
-    notify: Arc<Notify>,
+    rings: watch::Receiver<()>,
 }
 
 impl<K: Eq + Hash + Clone> Listener<K> {
-    /// A future that ends at the next ring; rings count from this call on, not from the first poll.
-    pub fn rung(&self) -> tokio::sync::futures::Notified<'_> {
-        self.notify.notified()
+    /// Waits for a ring since the last one that was waited for, or since the start.
+    pub async fn rung(&mut self) {
+        // The sender lives as long as this listener does, so this fails never.
+        let _ = self.rings.changed().await;
     }
 }
 
 impl<K: Eq + Hash + Clone> Drop for Listener<K> {
     fn drop(&mut self) {
         let mut bells = lock(&self.bells.0);
-        // Two references are the map's and ours: nobody else listens.
-        if Arc::strong_count(&self.notify) <= 2 {
+        // The one that is left is this listener's own.
+        if bells.get(&self.key).is_some_and(|bell| bell.receiver_count() <= 1) {
             bells.remove(&self.key);
         }
     }
@@ -246,11 +249,10 @@ mod tests {
     #[tokio::test]
     async fn a_bell_wakes_who_listens_and_is_forgotten_afterwards() {
         let bells = Bells::<u8>::default();
-        let listener = bells.listen(1);
-        let rung = listener.rung();
+        let mut listener = bells.listen(1);
         bells.ring(&2);
         bells.ring(&1);
-        rung.await;
+        listener.rung().await;
         drop(listener);
         assert!(lock(&bells.0).is_empty());
     }

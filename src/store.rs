@@ -642,6 +642,15 @@ pub enum Settle {
     },
 }
 
+/// Payouts that came back one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setbacks {
+    /// How many.
+    pub count: u32,
+    /// When the last one did, in milliseconds since the Unix epoch.
+    pub last_ms: u64,
+}
+
 /// Payments to creators: intent first, outcome later, each booked once.
 pub trait Payouts: Send + Sync {
     /// Moves the payable balance into a payout, survived by a power cut; `None` where one is in flight already or less than
@@ -660,6 +669,12 @@ pub trait Payouts: Send + Sync {
         outcome: &Settle,
         now_ms: u64,
     ) -> Result<Option<Payout>, Error>;
+    /// How many payouts of a creator came back in a row, and when the last did (milliseconds since the Unix epoch); `None` where the last one
+    /// arrived.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn setbacks(&self, creator: CreatorId) -> Result<Option<Setbacks>, Error>;
     /// Payouts whose outcome is not known.
     ///
     /// # Errors

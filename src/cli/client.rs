@@ -15,10 +15,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Args)]
 pub(super) struct Connection {
     /// The server.
-    #[arg(long, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8402")]
+    #[arg(long, global = true, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8402")]
     server: String,
     /// A file that holds the key; without one, the environment's SLUICE_KEY.
-    #[arg(long)]
+    #[arg(long, global = true)]
     key_file: Option<PathBuf>,
 }
 

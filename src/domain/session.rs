@@ -135,7 +135,9 @@ impl Window {
             let segment = SegmentNumber(number);
             number = number.saturating_add(1);
             let Some((start, _)) = view.timeline.span(segment) else { break };
-            if start > horizon {
+            // A bundle that was begun is filled: the clock decides when the next one begins.
+            let begun = due.last().is_some_and(|due| self.has_room(due));
+            if start > horizon && !begun {
                 break;
             }
             let amount = match view.terms.price_of(view.timeline, segment)? {
@@ -151,31 +153,33 @@ impl Window {
             } else {
                 let Some(rest) = left.checked_sub(amount) else { break };
                 left = rest;
-                invoices =
-                    invoices.saturating_add(Self::add(&mut due, segment, amount, self.bundle)?);
+                invoices = invoices.saturating_add(self.add(&mut due, segment, amount)?);
             }
         }
         Ok(due)
     }
 
+    fn has_room(&self, due: &Due) -> bool {
+        u32::try_from(due.segments.len()).is_ok_and(|len| len < self.bundle)
+    }
+
     /// Adds a segment to the bundle that is being filled, or begins the next; how many invoices that makes more.
     fn add(
+        &self,
         due: &mut Vec<Due>,
         segment: SegmentNumber,
         amount: Msat,
-        bundle: u32,
     ) -> Result<u32, AmountError> {
-        let room = |due: &Due| u32::try_from(due.segments.len()).is_ok_and(|len| len < bundle);
-        match due.last_mut().filter(|due| room(due)) {
+        match due.last_mut().filter(|due| self.has_room(due)) {
             Some(last) => {
                 last.segments.push(segment);
                 last.amount = last.amount.checked_add(amount).ok_or(AmountError::Overflow)?;
                 // Bundles count once, when they are full.
-                Ok(u32::from(!room(last)))
+                Ok(u32::from(!self.has_room(last)))
             }
             None => {
                 due.push(Due { segments: vec![segment], amount });
-                Ok(u32::from(bundle == 1))
+                Ok(u32::from(self.bundle == 1))
             }
         }
     }

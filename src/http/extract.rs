@@ -96,6 +96,30 @@ impl<T: DeserializeOwned> FromRequest<App> for Document<T> {
     }
 }
 
+/// The variable parts of a path, as text; what is no text is not there.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let found = axum::extract::Path::<T>::from_request_parts(parts, app).await;
+        found.map(|path| Self(path.0)).map_err(|_| Problem::missing("page"))
+    }
+}
+
+/// The query of an address.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let found = axum::extract::Query::<T>::from_request_parts(parts, app).await;
+        found.map(|query| Self(query.0)).map_err(|error| Problem::malformed(error.body_text()))
+    }
+}
+
 /// A part of a path as the value it names; what it cannot name is not there.
 pub fn named<T: FromStr<Err = IdError>>(text: &str) -> Result<T, Problem> {
     Ok(text.parse::<T>()?)

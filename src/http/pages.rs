@@ -1,14 +1,14 @@
 //! The pages, built from `web/` and carried in the program.
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
 use super::App;
 use super::error::{Answer, Problem};
-use super::extract::named;
+use super::extract::{Path, named};
 
 /// What Vite wrote; a build without it still works and then says how to make it.
 #[derive(RustEmbed)]

@@ -3,13 +3,13 @@
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
 
 use super::error::{Answer, Problem};
-use super::extract::{From, credentials, named};
+use super::extract::{From, Path, credentials, named};
 use super::{App, Shared};
 use crate::blobs::Part;
 use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};

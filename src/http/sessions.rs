@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
-use super::extract::{Document, From, named};
+use super::extract::{Document, From, Path, named};
 use super::play::{File, Range, Unsatisfiable, head, init, media, media_playlist, playlist};
 use super::{App, Shared};
 use crate::blobs::Part;
@@ -231,7 +231,10 @@ impl Follow {
 }
 
 fn sse(numbered: &Numbered) -> Sse {
-    let event = Sse::default().event(numbered.event.name()).id(&numbered.id);
+    let mut event = Sse::default().event(numbered.event.name());
+    if let Some(id) = &numbered.id {
+        event = event.id(id);
+    }
     let data = serde_json::to_string(&numbered.event).unwrap_or_default();
     event.data(data)
 }

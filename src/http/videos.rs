@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
 use axum::response::{IntoResponse, Response};
@@ -12,7 +12,7 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
-use super::extract::{Caller, Document, named};
+use super::extract::{Caller, Document, Path, Query, named};
 use super::{App, Shared};
 use crate::domain::id::{CreatorId, Version, VideoId};
 use crate::domain::video::{Video, VideoState};

@@ -133,8 +133,8 @@ impl Event {
 /// An event and its place in the stream.
 #[derive(Debug, Clone)]
 pub struct Numbered {
-    /// `{boot}-{n}`.
-    pub id: String,
+    /// `{boot}-{n}`; a snapshot carries one at its last event only, so that one that was cut short is told again.
+    pub id: Option<String>,
     /// What happened.
     pub event: Event,
 }
@@ -293,19 +293,21 @@ impl SessionGate {
         let Some(amount) = price(session, stage, number)? else { return Ok(Play::Granted) };
         let store = &self.paywall.parts.store;
         let live = self.live(session)?;
-        let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
+        let mut listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         let hold = Duration::from_millis(u64::from(session.hold_ms));
         let deadline = tokio::time::Instant::now() + hold;
         let mut held = None;
         loop {
-            let rung = listener.rung();
             let state = store.session(session.id)?;
             let covered =
                 |state: &SessionState| state.served.contains(&number) || state.credit >= amount;
             if state.as_ref().is_some_and(covered) {
                 return Ok(Play::Granted);
             }
-            self.note(&live, number, false);
+            if held.is_none() {
+                // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
+                self.note(&live, number, false);
+            }
             self.refresh(session, stage, &live)?;
             if held.is_none() {
                 held = Some(self.paywall.parts.metrics.hold());
@@ -313,7 +315,7 @@ impl SessionGate {
             }
             // A seek is invoiced once it stands; the clock lets further invoices out; both need a look without a ring.
             tokio::select! {
-                () = rung => {}
+                () = listener.rung() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
                 () = tokio::time::sleep_until(deadline) => break,
             }
@@ -374,6 +376,7 @@ impl SessionGate {
         stage: Stage<'_>,
         last: Option<&str>,
     ) -> Result<(Vec<Numbered>, Follower), Error> {
+        let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         let live = self.live(session)?;
         // A minting error is the players' concern; a wallet can still follow.
         if let Err(error) = self.refresh(session, stage, &live) {
@@ -401,19 +404,23 @@ impl SessionGate {
                 let open = invoices.iter().filter(|invoice| {
                     is_open(invoice, now) && !guard.failed.contains(&invoice.hash)
                 });
-                open.filter_map(|invoice| announce(invoice, &stage.media.timeline))
-                    .map(|event| self.number(before, event))
-                    .collect()
+                let mut told: Vec<Numbered> = open
+                    .filter_map(|invoice| announce(invoice, &stage.media.timeline))
+                    .map(|event| Numbered { id: None, event })
+                    .collect();
+                if let Some(last) = told.last_mut() {
+                    *last = self.number(before, last.event.clone());
+                }
+                told
             }
         };
         drop(guard);
-        let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         Ok((missed, Follower { events, listener }))
     }
 
     /// Names an event.
     pub fn number(&self, n: u64, event: Event) -> Numbered {
-        Numbered { id: format!("{}-{n}", self.boot), event }
+        Numbered { id: Some(format!("{}-{n}", self.boot)), event }
     }
 
     /// Where a session stands.
@@ -659,14 +666,13 @@ pub enum Followed {
 impl Follower {
     /// Waits for the next event or ring.
     pub async fn next(&mut self) -> Followed {
-        let rung = self.listener.rung();
         tokio::select! {
             biased;
             event = self.events.recv() => match event {
                 Ok((n, event)) => Followed::Event(n, event),
                 Err(_) => Followed::Lost,
             },
-            () = rung => Followed::Rung,
+            () = self.listener.rung() => Followed::Rung,
         }
     }
 }

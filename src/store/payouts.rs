@@ -1,8 +1,8 @@
 //! Payouts. Keys in [`Table::Payouts`]: `payout/{creator}/{id}`, `hash/{payment hash}`, and `pending/{creator}`, whose presence is the
-//! lock that keeps a creator to one payout at a time.
+//! lock that keeps a creator to one payout at a time, and `setbacks/{creator}` while payouts come back.
 
 use super::engine::{Engine, Op, Store, Table, put};
-use super::{Durability, Error, Ledger, Payout, PayoutState, Payouts, Settle};
+use super::{Durability, Error, Ledger, Payout, PayoutState, Payouts, Setbacks, Settle};
 use crate::domain::id::{CreatorId, PaymentHash, PayoutId};
 use crate::domain::ledger::{Account, Entry};
 use crate::runtime::lock;
@@ -57,10 +57,24 @@ impl<E: Engine> Payouts for Store<E> {
         };
         payout.state = state;
         let mut batch = self.post(entry)?;
+        batch.push(match outcome {
+            Settle::Arrived { .. } => {
+                Op::Delete(Table::Payouts, setbacks_key(creator).into_bytes())
+            }
+            Settle::Returned { .. } => {
+                let before = self.setbacks(creator)?.map_or(0, |before| before.count);
+                let count = before.saturating_add(1);
+                put(Table::Payouts, setbacks_key(creator), &Setbacks { count, last_ms: now_ms })?
+            }
+        });
         batch.push(put(Table::Payouts, payout_key(key), &payout)?);
         batch.push(Op::Delete(Table::Payouts, pending_key(creator).into_bytes()));
         self.engine.write(batch, Durability::Process)?;
         Ok(Some(payout))
+    }
+
+    fn setbacks(&self, creator: CreatorId) -> Result<Option<Setbacks>, Error> {
+        self.read(Table::Payouts, setbacks_key(creator))
     }
 
     fn pending(&self) -> Result<Vec<Payout>, Error> {
@@ -88,6 +102,10 @@ fn payout_key((creator, id): (CreatorId, PayoutId)) -> String {
 
 fn hash_key(hash: &PaymentHash) -> String {
     format!("hash/{hash}")
+}
+
+fn setbacks_key(creator: CreatorId) -> String {
+    format!("setbacks/{creator}")
 }
 
 fn pending_key(creator: CreatorId) -> String {

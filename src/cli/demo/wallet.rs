@@ -92,7 +92,7 @@ async fn pay(
 async fn paid(wallet: &Wallet, bolt11: &str) -> Result<Response, Error> {
     let (hash, amount) = bolt11::read(bolt11)?;
     let node = wallet.node();
-    let listener = wallet.settled.listen(hash);
+    let mut listener = wallet.settled.listen(hash);
     if matches!(node.outgoing(&hash).await, Outgoing::Unknown | Outgoing::Failed) {
         match node.pay(bolt11, FEE_MAX).await {
             Ok(_) | Err(Error::Duplicate) => {}
@@ -101,7 +101,6 @@ async fn paid(wallet: &Wallet, bolt11: &str) -> Result<Response, Error> {
     }
     let deadline = tokio::time::Instant::now() + PAY_WITHIN;
     loop {
-        let rung = listener.rung();
         match node.outgoing(&hash).await {
             Outgoing::Succeeded { preimage, fee } => {
                 let body = json!({ "preimage": preimage, "amount_msat": amount, "fee_msat": fee });
@@ -111,7 +110,7 @@ async fn paid(wallet: &Wallet, bolt11: &str) -> Result<Response, Error> {
             Outgoing::Unknown | Outgoing::Pending => {}
         }
         tokio::select! {
-            () = rung => {}
+            () = listener.rung() => {}
             () = tokio::time::sleep(ASK_EVERY) => {}
             () = tokio::time::sleep_until(deadline) => {
                 return Err(Error::Node("the payment takes too long; ask again with the same invoice".to_owned()));
