@@ -1,5 +1,6 @@
 //! HTTP: the router, its layers, and what handlers share. One file per resource; [`error`] alone decides a status code.
 
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +9,10 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
 use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use futures::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -138,6 +141,19 @@ fn cors() -> CorsLayer {
         ])
         .expose_headers([header::WWW_AUTHENTICATE, header::CONTENT_RANGE, header::RETRY_AFTER])
         .max_age(Duration::from_secs(86_400))
+}
+
+/// A quiet stream of events says something this often, so that proxies and clients know that it lives.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// A stream of server-sent events; never kept by a cache.
+fn event_stream<S>(events: S) -> Response
+where
+    S: Stream<Item = Event> + Send + 'static,
+{
+    let events = Sse::new(events.map(Ok::<_, Infallible>));
+    let events = events.keep_alive(KeepAlive::new().interval(HEARTBEAT));
+    ([(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], events).into_response()
 }
 
 /// One line a request. The path is the route's pattern: real ones carry secrets.

@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
@@ -96,10 +97,12 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             output::note(&format!("{:>6.1} s  {text}", begun.elapsed().as_secs_f64()));
         }
     };
+    // One listener for all, so that no interruption falls between two.
+    let mut interrupted = pin!(interrupted());
     // Interrupted while it starts: what was started ends with its handles.
     let demo = tokio::select! {
         demo = bring_up(arguments, &data_dir, &step) => demo?,
-        () = interrupted() => return Ok(ExitCode::from(130)),
+        () = &mut interrupted => return Ok(ExitCode::from(130)),
     };
     if arguments.json {
         output::line(&demo.json().await?.to_string());
@@ -110,11 +113,11 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let code = if arguments.watch {
         tokio::select! {
             watched = watch::run(&demo) => watched?,
-            () = interrupted() => ExitCode::from(130),
+            () = &mut interrupted => ExitCode::from(130),
         }
     } else {
         tokio::select! {
-            () = interrupted() => {}
+            () = &mut interrupted => {}
             () = stopping.cancelled() => {}
         }
         ExitCode::SUCCESS

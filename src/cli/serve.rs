@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -28,12 +29,18 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let flags = Flags { data_dir: arguments.data_dir.clone(), listen: arguments.listen };
     let config = Config::load(arguments.config.as_deref(), &flags)?;
     telemetry::start_logging(&config.log.filter, config.log.json);
-    let server = app::start(&config, None).await?;
+    // Listens from here on: who reads "answers" may ask for the stop at once.
+    let mut interrupted = pin!(interrupted());
+    let server = tokio::select! {
+        biased;
+        () = &mut interrupted => return Ok(ExitCode::from(130)),
+        server = app::start(&config, None) => server?,
+    };
     let stopping = server.stopping();
     output::line(&format!("Sluice answers on http://{}", server.address));
     output::line(&format!("The operator's key is in {}", server.operator_key.display()));
     tokio::select! {
-        () = interrupted() => {}
+        () = &mut interrupted => {}
         () = stopping.cancelled() => {}
     }
     output::note("stopping; once more ends at once");

@@ -1,20 +1,19 @@
 //! Sessions: playback for players that cannot pay, and the stream of invoices for the wallet beside them.
 
-use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
-use axum::response::{IntoResponse, Response};
+use axum::response::IntoResponse;
+use axum::response::sse::Event as Sse;
 use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
 use super::extract::{Document, From, Path, named};
 use super::play::{File, Range, Unsatisfiable, head, init, media, media_playlist, playlist};
-use super::{App, Shared};
+use super::{App, Shared, event_stream};
 use crate::blobs::Part;
 use crate::domain::amount::Msat;
 use crate::domain::id::{NodeId, PaymentHash, RenditionName, SegmentNumber, SessionId, VideoId};
@@ -22,9 +21,6 @@ use crate::hls;
 use crate::library::Published;
 use crate::paywall::session::{Followed, Follower, Numbered, Play, Stage, Status, Wish};
 use crate::paywall::token::{SessionKind, SessionToken};
-
-/// A quiet stream says something this often, so that proxies and wallets know that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// `POST /api/v1/sessions`
 #[derive(Deserialize)]
@@ -192,15 +188,10 @@ pub async fn invoices(
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let (missed, follower) = app.sessions.follow(&session, stage(&published), last)?;
     let follow = Follow { app, session, published, missed: missed.into_iter(), follower };
-    let events = stream::unfold(follow, |mut follow| async move {
+    Ok(event_stream(stream::unfold(follow, |mut follow| async move {
         let numbered = follow.next().await?;
-        Some((Ok::<_, Infallible>(sse(&numbered)), follow))
-    });
-    let mut response: Response =
-        Stream::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response();
-    let fresh = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, fresh);
-    Ok(response)
+        Some((sse(&numbered), follow))
+    })))
 }
 
 struct Follow {

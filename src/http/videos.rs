@@ -1,19 +1,17 @@
 //! Titles and their sources.
 
-use std::convert::Infallible;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::sse::{Event as Sse, KeepAlive, Sse as Stream};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::sse::Event as Sse;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
 use super::extract::{Caller, Document, Path, Query, named};
-use super::{App, Shared};
+use super::{App, Shared, event_stream};
 use crate::domain::id::{CreatorId, Version, VideoId};
 use crate::domain::video::{Video, VideoState};
 use crate::library::{EditVideo, NewVideo, PAGE_MAX};
@@ -191,11 +189,10 @@ pub async fn events(
 ) -> Answer<Response> {
     let mut progress = app.library.progress(named(&id)?, caller.known()?)?;
     progress.mark_changed();
-    let events = stream::unfold(progress, |mut progress| async move {
+    Ok(event_stream(stream::unfold(progress, |mut progress| async move {
         // The sender is gone with the title: so is the stream.
         progress.changed().await.ok()?;
         let data = serde_json::to_string(&*progress.borrow_and_update()).unwrap_or_default();
-        Some((Ok::<_, Infallible>(Sse::default().event("progress").data(data)), progress))
-    });
-    Ok(Stream::new(events).keep_alive(KeepAlive::default()).into_response())
+        Some((Sse::default().event("progress").data(data), progress))
+    })))
 }

@@ -382,8 +382,9 @@ impl SessionGate {
         if let Err(error) = self.refresh(session, stage, &live) {
             tracing::debug!(%error, "nothing minted for a session");
         }
-        let stored = self.paywall.parts.store.session(session.id)?;
+        // Locked first: what is minted in between would be neither in the snapshot nor in the stream.
         let guard = lock(&live);
+        let stored = self.paywall.parts.store.session(session.id)?;
         let events = guard.events.subscribe();
         let kept_from = guard.log.front().map_or(guard.next, |(n, _)| *n);
         let known = last
