@@ -78,6 +78,10 @@ fn worth(record: &LogRecord<'_>) -> Option<tracing::Level> {
         }
         // Whoever asked for the payment gets the error and tells it.
         Level::Error if is_of_sending(record) => Some(tracing::Level::DEBUG),
+        // A peer that is away is tried again; whoever asked for the connection gets the error.
+        Level::Error if record.module_path.starts_with("ldk_node::connection") => {
+            Some(tracing::Level::INFO)
+        }
         Level::Error => Some(tracing::Level::ERROR),
     }
 }
