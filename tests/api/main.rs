@@ -1,0 +1,24 @@
+//! The wire (docs/PROTOCOL.md), in process: the router over real use cases, with a store in memory and the fake node.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    missing_docs
+)]
+
+mod app;
+mod engine;
+mod sse;
+mod transcoder;
+
+mod credentials;
+mod errors;
+mod l402;
+mod media;
+mod payer;
+mod payouts;
+mod restart;
+mod sessions;
+mod surface;
+mod titles;

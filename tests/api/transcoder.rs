@@ -1,0 +1,129 @@
+//! A transcoder that writes a few small files as the worker would.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use sluice::domain::id::{RenditionName, SegmentNumber};
+use sluice::domain::video::{Rendition, Ticks, Timeline};
+use sluice::media::{Decoded, Error, Made, Order, Probe, Sink, Told, Transcoder};
+use tokio_util::sync::CancellationToken;
+
+/// Segments of every film here; all but the last are 4 seconds long, the last is 2.
+pub const SEGMENTS: u32 = 8;
+/// Its renditions, highest first.
+pub const RENDITIONS: [&str; 2] = ["480p", "240p"];
+
+/// How an order goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// The source is no film.
+    NoFilm,
+    /// The worker dies.
+    Dies,
+    /// It never ends by itself.
+    Hangs,
+}
+
+/// Follows its script, then does as it is told.
+#[derive(Default)]
+pub struct FakeTranscoder {
+    script: Mutex<VecDeque<Script>>,
+    orders: Mutex<u32>,
+}
+
+impl FakeTranscoder {
+    pub fn script(&self, script: impl IntoIterator<Item = Script>) {
+        self.script.lock().unwrap().extend(script);
+    }
+
+    pub fn orders(&self) -> u32 {
+        *self.orders.lock().unwrap()
+    }
+}
+
+/// The bytes of a segment, or of the init segment.
+pub fn bytes(rendition: &str, number: Option<u32>) -> Vec<u8> {
+    let name = number.map_or("init".to_owned(), |number| number.to_string());
+    format!("{rendition}/{name} ").repeat(20).into_bytes()
+}
+
+fn timeline() -> Timeline {
+    let starts = (0..SEGMENTS).map(|n| u64::from(n) * 4_000);
+    let ends = starts.chain([u64::from(SEGMENTS) * 4_000 - 2_000]);
+    Timeline::new(ends.map(Ticks::from_millis).collect()).unwrap()
+}
+
+fn rendition(name: &str) -> Rendition {
+    let height = name.trim_end_matches('p').parse().unwrap();
+    Rendition {
+        name: name.parse().unwrap(),
+        resolution: Some((height * 16 / 9, height)),
+        frame_rate_milli: Some(25_000),
+        codecs: "avc1.64001f,mp4a.40.2".to_owned(),
+        bandwidth: u64::from(height) * 1_000,
+        average_bandwidth: u64::from(height) * 900,
+    }
+}
+
+async fn write(output: &Path, rendition: &RenditionName, number: Option<u32>) -> (String, u64) {
+    let name = number.map_or("init.mp4".to_owned(), |number| format!("{number}.m4s"));
+    let (file, bytes) = (format!("{rendition}-{name}"), bytes(rendition.as_str(), number));
+    tokio::fs::write(output.join(&file), &bytes).await.unwrap();
+    (file, bytes.len() as u64)
+}
+
+#[async_trait]
+impl Transcoder for FakeTranscoder {
+    async fn transcode(
+        &self,
+        order: Order,
+        sink: &mut dyn Sink,
+        cancel: CancellationToken,
+    ) -> Result<Made, Error> {
+        *self.orders.lock().unwrap() += 1;
+        let next = self.script.lock().unwrap().pop_front();
+        match next {
+            Some(Script::NoFilm) => {
+                return Err(Error::Source("This file holds no video.".to_owned()));
+            }
+            Some(Script::Dies) => return Err(Error::Worker("killed by signal 9".to_owned())),
+            Some(Script::Hangs) => {
+                cancel.cancelled().await;
+                return Err(Error::Cancelled);
+            }
+            None => {}
+        }
+        assert_eq!(tokio::fs::read(&order.source).await.unwrap(), b"a source");
+        let probe = Probe {
+            duration_ms: 30_000,
+            resolution: Some((854, 480)),
+            frame_rate_milli: Some(25_000),
+            audio: true,
+        };
+        sink.told(Told::Probed(probe)).await?;
+        for name in RENDITIONS {
+            let rendition: RenditionName = name.parse().unwrap();
+            let (file, bytes) = write(&order.output, &rendition, None).await;
+            sink.told(Told::Init { rendition: rendition.clone(), file, bytes }).await?;
+            for n in 0..SEGMENTS {
+                let (file, bytes) = write(&order.output, &rendition, Some(n)).await;
+                let number = SegmentNumber(n);
+                let rendition = rendition.clone();
+                sink.told(Told::Segment { rendition, number, file, bytes }).await?;
+            }
+            sink.told(Told::Progress { permille: 500 }).await?;
+        }
+        let renditions = RENDITIONS.map(rendition).to_vec();
+        Ok(Made { timeline: timeline(), renditions, frames: 750 })
+    }
+
+    async fn decode(&self, _: PathBuf) -> Result<Decoded, Error> {
+        Err(Error::Worker("not here".to_owned()))
+    }
+
+    async fn repeat(&self, _: PathBuf, _: PathBuf, _: u64) -> Result<(), Error> {
+        Err(Error::Worker("not here".to_owned()))
+    }
+}

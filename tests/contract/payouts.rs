@@ -1,0 +1,149 @@
+//! Payouts: intent first, outcome later, each booked once.
+
+use sluice::domain::amount::Msat;
+use sluice::domain::id::{NodeId, PayoutId, Preimage};
+use sluice::domain::ledger::Account;
+use sluice::store::{
+    Destination, Ledger as _, Payout, PayoutState, Payouts as _, Setbacks, Settle,
+};
+use uuid::Uuid;
+
+use crate::books::{Books, Kind, creator, hash, suite};
+
+suite! {
+    a_payout_leaves_the_payable_balance_and_arrives_once
+    one_payout_of_a_creator_is_in_flight_at_a_time
+    what_comes_back_is_payable_again
+    no_more_is_planned_than_is_owed
+    a_fee_beyond_the_plan_is_the_operators_expense
+    an_outcome_of_no_payout_books_nothing
+    payouts_are_listed_newest_first
+    setbacks_in_a_row_are_counted_until_one_arrives
+}
+
+fn payout(number: u128, of: u128, planned: u64, amount: u64) -> Payout {
+    Payout {
+        id: PayoutId::new(Uuid::from_u128(number)),
+        creator: creator(of),
+        destination: Destination::Keysend(NodeId::new([2; 33])),
+        planned: Msat::new(planned),
+        amount: Msat::new(amount),
+        hash: hash(5_000 + number),
+        state: PayoutState::Pending,
+        created_ms: 1,
+    }
+}
+
+fn arrived(fee: u64) -> Settle {
+    Settle::Arrived { fee: Msat::new(fee), preimage: Some(Preimage::new([7; 32])) }
+}
+
+fn returned() -> Settle {
+    Settle::Returned { reason: "no route".to_owned() }
+}
+
+fn payable<K: Kind>(books: &Books<K>) -> i128 {
+    books.owed(Account::CreatorPayable(creator(1)))
+}
+
+fn a_payout_leaves_the_payable_balance_and_arrives_once<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    let planned = payout(1, 1, 10_000, 9_000);
+    assert!(books.plan(&planned).unwrap());
+    books.reopen();
+    assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (0, 10_000));
+    assert!(books.pending().unwrap() == [planned.clone()]);
+    for _ in 0..2 {
+        let settled = books.settle(&planned.hash, &arrived(300), 5).unwrap().unwrap();
+        assert!(matches!(settled.state, PayoutState::Arrived { fee, .. } if fee.get() == 300));
+        books.reopen();
+    }
+    let late = books.settle(&planned.hash, &returned(), 6).unwrap().unwrap();
+    assert!(matches!(late.state, PayoutState::Arrived { .. }), "the first outcome stands");
+    assert!(books.pending().unwrap().is_empty());
+    assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (700, 0));
+    assert_eq!(books.balance(Account::ChannelFunds).unwrap(), 10_000 - 9_300);
+    assert_eq!(books.balance(Account::RoutingExpense).unwrap(), 300);
+    assert_eq!(books.owed(Account::RoutingCharged), 300);
+}
+
+fn one_payout_of_a_creator_is_in_flight_at_a_time<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    books.creator_with(2, 10_000);
+    assert!(books.plan(&payout(1, 1, 4_000, 3_000)).unwrap());
+    assert!(!books.plan(&payout(2, 1, 4_000, 3_000)).unwrap(), "one is on its way");
+    assert!(!books.plan(&payout(1, 1, 4_000, 3_000)).unwrap(), "the same plan is no second one");
+    assert!(books.plan(&payout(3, 2, 4_000, 3_000)).unwrap(), "another creator's is");
+    books.reopen();
+    assert_eq!(payable(books), 6_000);
+    books.settle(&hash(5_001), &arrived(0), 5).unwrap();
+    assert!(books.plan(&payout(4, 1, 4_000, 3_000)).unwrap());
+}
+
+fn what_comes_back_is_payable_again<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    let planned = payout(1, 1, 10_000, 9_000);
+    books.plan(&planned).unwrap();
+    for _ in 0..2 {
+        let settled = books.settle(&planned.hash, &returned(), 5).unwrap().unwrap();
+        assert!(matches!(settled.state, PayoutState::Returned { .. }));
+        books.reopen();
+    }
+    assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (10_000, 0));
+    assert!(books.plan(&payout(2, 1, 10_000, 9_000)).unwrap());
+}
+
+fn no_more_is_planned_than_is_owed<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    assert!(!books.plan(&payout(1, 1, 10_001, 9_000)).unwrap());
+    assert!(!books.plan(&payout(2, 1, 0, 0)).unwrap());
+    assert!(!books.plan(&payout(3, 9, 1, 1)).unwrap(), "nothing is owed to a stranger");
+    assert!(books.pending().unwrap().is_empty());
+    assert_eq!(payable(books), 10_000);
+}
+
+fn a_fee_beyond_the_plan_is_the_operators_expense<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    books.plan(&payout(1, 1, 10_000, 9_900)).unwrap();
+    books.settle(&hash(5_001), &arrived(300), 5).unwrap();
+    assert_eq!(payable(books), 0, "never the creator's debt");
+    assert_eq!(books.owed(Account::RoutingCharged), 100);
+    assert_eq!(books.balance(Account::RoutingExpense).unwrap(), 300);
+}
+
+fn an_outcome_of_no_payout_books_nothing<K: Kind>(books: &mut Books<K>) {
+    assert!(books.settle(&hash(9), &arrived(1), 5).unwrap().is_none());
+    assert!(books.settle(&hash(9), &returned(), 5).unwrap().is_none());
+    assert!(books.entries(None, 10).unwrap().is_empty());
+}
+
+fn setbacks_in_a_row_are_counted_until_one_arrives<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    assert_eq!(books.setbacks(creator(1)).unwrap(), None);
+    for number in 1..=3_u32 {
+        books.plan(&payout(number.into(), 1, 2_000, 1_000)).unwrap();
+        let came_back = hash(5_000 + u128::from(number));
+        for _ in 0..2 {
+            books.settle(&came_back, &returned(), u64::from(number)).unwrap();
+        }
+        books.reopen();
+        let setbacks = books.setbacks(creator(1)).unwrap();
+        assert_eq!(setbacks, Some(Setbacks { count: number, last_ms: number.into() }));
+    }
+    assert_eq!(books.setbacks(creator(2)).unwrap(), None);
+    books.plan(&payout(4, 1, 2_000, 1_000)).unwrap();
+    books.settle(&hash(5_004), &arrived(0), 9).unwrap();
+    assert_eq!(books.setbacks(creator(1)).unwrap(), None);
+}
+
+fn payouts_are_listed_newest_first<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    for number in 1..=3 {
+        books.plan(&payout(number, 1, 2_000, 1_000)).unwrap();
+        books.settle(&hash(5_000 + number), &arrived(0), 5).unwrap();
+    }
+    let listed = books.payouts(creator(1), 2).unwrap();
+    let ids: Vec<_> = listed.iter().map(|payout| payout.id).collect();
+    assert_eq!(ids, [3, 2].map(|number| PayoutId::new(Uuid::from_u128(number))));
+    assert!(books.payouts(creator(2), 9).unwrap().is_empty());
+}

@@ -1,0 +1,205 @@
+//! The ledger once more, as plainly as it can be said: numbers and lists, no postings.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What an invoice is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    Segment,
+    Session(u8),
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    Open,
+    Credited,
+    Redeemed,
+    Expired,
+}
+
+#[derive(Debug, Clone)]
+pub struct Invoice {
+    pub amount: u64,
+    pub of: For,
+    pub stage: Stage,
+    pub at: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Paid {
+    total: u64,
+    told: Option<u64>,
+    session: Option<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Payout {
+    pub planned: u64,
+    pub sent: u64,
+}
+
+/// The word for what a verb did.
+pub type Word = &'static str;
+
+#[derive(Debug, Default)]
+pub struct Model {
+    pub invoices: BTreeMap<u8, Invoice>,
+    paid: BTreeMap<u8, Paid>,
+    pub credit: BTreeMap<u8, u64>,
+    served: BTreeSet<(u8, u8)>,
+    pub flying: Option<Payout>,
+    pub received: u64,
+    pub sent: u64,
+    pub viewers: u64,
+    pub unclaimed: u64,
+    pub fee: u64,
+    pub payable: u64,
+    pub routing: u64,
+    pub charged: u64,
+}
+
+impl Model {
+    pub fn proof(&mut self, n: u8, amount: u64, now: u64) -> Word {
+        if self.paid.contains_key(&n) { "replayed" } else { self.first(n, amount, None, now) }
+    }
+
+    pub fn told(&mut self, n: u8, amount: u64, boot: u64, before: bool, now: u64) -> Word {
+        let Some(paid) = self.paid.get_mut(&n) else {
+            return self.first(n, amount, Some(boot), now);
+        };
+        let last = paid.told.replace(boot);
+        let more = match last {
+            None => amount.saturating_sub(paid.total),
+            Some(last) if last == boot && !before => amount,
+            Some(_) => 0,
+        };
+        if more == 0 && last.is_none_or(|last| last != boot || before) {
+            return "replayed";
+        }
+        paid.total += more;
+        let session = paid.session;
+        self.received += more;
+        match session {
+            Some(session) => {
+                *self.credit.entry(session).or_default() += more;
+                self.viewers += more;
+            }
+            None => self.unclaimed += more,
+        }
+        match (last, self.invoices.contains_key(&n)) {
+            (Some(_), _) => "repeated",
+            (None, true) => "overpaid",
+            (None, false) => "unclaimed",
+        }
+    }
+
+    fn first(&mut self, n: u8, amount: u64, told: Option<u64>, now: u64) -> Word {
+        self.received += amount;
+        let invoice = self.invoices.get_mut(&n);
+        let Some(invoice) = invoice.filter(|of| of.of != For::Segment || amount >= of.amount)
+        else {
+            self.unclaimed += amount;
+            self.paid.insert(n, Paid { total: amount, told, session: None });
+            return "unclaimed";
+        };
+        (invoice.stage, invoice.at) = (Stage::Credited, now);
+        let session = match invoice.of {
+            For::Segment => {
+                self.viewers += invoice.amount;
+                self.unclaimed += amount - invoice.amount;
+                None
+            }
+            For::Session(session) => {
+                self.viewers += amount;
+                *self.credit.entry(session).or_default() += amount;
+                Some(session)
+            }
+        };
+        self.paid.insert(n, Paid { total: amount, told, session });
+        if amount > invoice.amount { "overpaid" } else { "applied" }
+    }
+
+    pub fn redeem(&mut self, n: u8, now: u64, grace: u64) -> Word {
+        let Some(invoice) = self.invoices.get_mut(&n).filter(|of| of.of == For::Segment) else {
+            return "unknown";
+        };
+        match invoice.stage {
+            Stage::Open => "unpaid",
+            Stage::Redeemed if now <= invoice.at + grace => "again",
+            Stage::Redeemed | Stage::Expired => "spent",
+            Stage::Credited => {
+                (invoice.stage, invoice.at) = (Stage::Redeemed, now);
+                let amount = invoice.amount;
+                self.earn(amount, amount * 3 / 100);
+                "first"
+            }
+        }
+    }
+
+    pub fn draw(&mut self, session: u8, segment: u8, amount: u64) -> Word {
+        if self.served.contains(&(session, segment)) {
+            return "again";
+        }
+        let credit = self.credit.entry(session).or_default();
+        if *credit < amount {
+            return "short";
+        }
+        *credit -= amount;
+        self.served.insert((session, segment));
+        self.earn(amount, amount * 3 / 100);
+        "first"
+    }
+
+    /// Credit and what is finished before `before` ends; unpaid invoices stay.
+    pub fn sweep(&mut self, before: u64, now: u64) {
+        for n in self.invoices.keys().copied().collect::<Vec<_>>() {
+            let invoice = self.invoices.get_mut(&n).unwrap();
+            match invoice.stage {
+                Stage::Credited if invoice.at < before => {
+                    (invoice.stage, invoice.at) = (Stage::Expired, now);
+                    let mut left = invoice.amount;
+                    if let For::Session(session) = invoice.of {
+                        let credit = self.credit.entry(session).or_default();
+                        left = left.min(*credit);
+                        *credit -= left;
+                    }
+                    self.earn(left, 0);
+                }
+                Stage::Redeemed | Stage::Expired if invoice.at < before => {
+                    self.invoices.remove(&n);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub fn plan(&mut self, planned: u64, sent: u64) -> bool {
+        let good = self.flying.is_none() && planned > 0 && planned <= self.payable;
+        if good {
+            self.payable -= planned;
+            self.flying = Some(Payout { planned, sent });
+        }
+        good
+    }
+
+    pub fn settle(&mut self, fee: Option<u64>) {
+        let Some(Payout { planned, sent }) = self.flying.take() else { return };
+        match fee {
+            None => self.payable += planned,
+            Some(fee) => {
+                let charged = fee.min(planned - sent);
+                self.sent += sent + fee;
+                self.routing += fee;
+                self.charged += charged;
+                self.payable += planned - sent - charged;
+            }
+        }
+    }
+
+    fn earn(&mut self, amount: u64, fee: u64) {
+        self.viewers -= amount;
+        self.fee += fee;
+        self.payable += amount - fee;
+    }
+}

@@ -1,0 +1,196 @@
+//! `sluice demo`: what it prints, what its wallets do and refuse, what it leaves behind.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::{RequestBuilder, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::world::client::Client;
+use crate::world::server::{output, run, sluice};
+use crate::world::until;
+
+/// The first start makes the film's renditions, on a machine with other things to do.
+const UP_WITHIN: Duration = Duration::from_secs(120);
+
+/// A demo that is up.
+struct Demo {
+    child: Child,
+    told: Value,
+    /// Children that it has of its own: bitcoind, and whatever works for it.
+    bitcoind: Vec<i32>,
+}
+
+impl Demo {
+    async fn start(data_dir: &Path, film: &Path) -> Self {
+        let mut command = demo(data_dir, film);
+        let mut child = command.arg("--json").stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            (line, stdout)
+        });
+        let (line, mut stdout) = tokio::time::timeout(UP_WITHIN, read).await.unwrap().unwrap();
+        let told = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        // Nothing comes after the one line.
+        std::thread::spawn(move || {
+            let mut more = String::new();
+            let _ = stdout.read_to_string(&mut more);
+            assert_eq!(more, "");
+        });
+        let bitcoind = processes_of(data_dir);
+        Self { child, told, bitcoind }
+    }
+
+    fn text(&self, key: &str) -> &str {
+        self.told[key].as_str().unwrap_or_else(|| panic!("{key} is missing: {}", self.told))
+    }
+
+    async fn signal(self, signal: Signal) -> std::process::ExitStatus {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        output(self.child).await.status
+    }
+}
+
+fn demo(data_dir: &Path, film: &Path) -> Command {
+    let mut command = sluice(&["demo", "--listen", "127.0.0.1:0"]);
+    command.arg("--data-dir").arg(data_dir).arg("--video").arg(film);
+    command
+}
+
+/// Processes whose command line names this directory, the demo itself left out.
+fn processes_of(data_dir: &Path) -> Vec<i32> {
+    let name = data_dir.join("bitcoind");
+    let name = name.to_str().unwrap().as_bytes();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().filter_map(Result::ok) {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.windows(name.len()).any(|window| window == name) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+fn is_gone(pid: i32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Sixteen seconds more than the demo's free beginning: four paid segments.
+async fn film(dir: &Path) -> PathBuf {
+    let film = dir.join("demo-film.mp4");
+    let mut command = Command::new("ffmpeg");
+    command.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i"]);
+    command.args(["testsrc2=size=640x360:rate=25:duration=24", "-f", "lavfi", "-i"]);
+    command.args(["sine=duration=24", "-preset", "ultrafast", "-shortest"]).arg(&film);
+    let output = run(command).await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    film
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_tells_one_line_pays_for_its_page_only_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let (film, data_dir) = (film(dir.path()).await, dir.path().join("demo"));
+    let demo = Demo::start(&data_dir, &film).await;
+    assert_eq!(demo.bitcoind.len(), 1, "one bitcoind");
+    let keys: Vec<_> = demo.told.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(
+        keys,
+        [
+            "base_url",
+            "bitcoind_rpc_url",
+            "creator_key",
+            "creator_wallet_url",
+            "nodes",
+            "operator_key",
+            "video",
+            "wallet_url"
+        ]
+    );
+    wallets_pay_and_refuse(&demo).await;
+    let (video, bitcoind) = (demo.text("video").to_owned(), demo.bitcoind.clone());
+    let status = demo.signal(Signal::SIGINT).await;
+    assert!(matches!(status.code(), Some(0 | 130)), "{status}");
+    assert!(bitcoind.iter().all(|pid| is_gone(*pid)), "bitcoind ended before the demo did");
+
+    // A second start carries on, and a kill leaves no bitcoind.
+    let begun = Instant::now();
+    let demo = Demo::start(&data_dir, &film).await;
+    assert_eq!(demo.text("video"), video, "the same title");
+    assert!(begun.elapsed() < Duration::from_secs(30), "no second encoding: {:?}", begun.elapsed());
+    let bitcoind = demo.bitcoind.clone();
+    assert_eq!(bitcoind.len(), 1);
+    demo.signal(Signal::SIGKILL).await;
+    until("bitcoind's end", async || bitcoind.iter().all(|pid| is_gone(*pid))).await;
+
+    // And even after the kill the whole film is paid for, to the millisatoshi.
+    let output = run({
+        let mut command = self::demo(&data_dir, &film);
+        command.arg("--watch");
+        command
+    })
+    .await;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let wrong = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}\n{wrong}", output.status);
+    assert!(said.contains("Every node agrees with the ledger to the millisatoshi."), "{said}");
+    assert!(processes_of(&data_dir).is_empty(), "nothing is left");
+}
+
+async fn wallets_pay_and_refuse(demo: &Demo) {
+    let http = reqwest::Client::new();
+    let wallet = demo.text("wallet_url");
+    let balance = async |url: &str| {
+        let answer = http.get(format!("{url}/balance")).send().await.unwrap();
+        let body: Value = answer.error_for_status().unwrap().json().await.unwrap();
+        body["spendable_msat"].as_u64().unwrap()
+    };
+    let before = balance(wallet).await;
+    balance(demo.text("creator_wallet_url")).await;
+
+    let client = Client::new(demo.text("base_url"), None);
+    let index = format!("/hls/{}/index.m3u8", demo.text("video"));
+    let renditions = client.renditions(&index).await;
+    let segment = renditions[0].segments.last().unwrap();
+    let challenge = client.challenge(segment).await.expect("a price");
+    let pay = |wallet: &str| {
+        http.post(format!("{wallet}/pay")).json(&json!({ "invoice": challenge.invoice }))
+    };
+    for (what, foreign) in [
+        ("a foreign host", pay(wallet).header(header::HOST, "evil.example")),
+        ("a foreign origin", pay(wallet).header(header::ORIGIN, "https://evil.example")),
+        ("another secret", pay(&wallet.replace("/demo/", "/demo/0"))),
+        (
+            "a foreign host",
+            http.get(format!("{wallet}/balance")).header(header::HOST, "evil.example"),
+        ),
+    ] {
+        assert_eq!(status(foreign).await, StatusCode::FORBIDDEN, "{what}");
+    }
+    let form = http.post(format!("{wallet}/pay")).body("invoice=1");
+    assert_eq!(status(form).await, StatusCode::UNSUPPORTED_MEDIA_TYPE, "JSON is required");
+    assert_eq!(balance(wallet).await, before, "nothing was paid");
+
+    let same = demo.text("base_url").to_owned();
+    let paid = pay(wallet).header(header::ORIGIN, same).send().await.unwrap();
+    let paid: Value = paid.error_for_status().unwrap().json().await.unwrap();
+    assert_eq!(paid["amount_msat"].as_u64(), Some(challenge.amount));
+    assert_eq!(paid["fee_msat"].as_u64(), Some(0));
+    let credential = challenge.credential(paid["preimage"].as_str().unwrap());
+    assert!(!client.redeem(segment, &credential).await.is_empty());
+    let spent = async || before - balance(wallet).await == challenge.amount;
+    until("the price at the viewer's balance", spent).await;
+}
+
+async fn status(request: RequestBuilder) -> StatusCode {
+    request.send().await.unwrap().status()
+}

@@ -1,0 +1,14 @@
+//! Real nodes on a private chain, and the executable itself: what is promised of money is asked of the nodes, not of the ledger alone.
+//!
+//! `make test-rust` sets `BITCOIND_EXE`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(missing_docs)]
+
+mod demo;
+mod ffmpeg;
+mod kills;
+mod segments;
+mod sessions;
+mod starts;
+// Shared with tests/soak.rs and benches/paid_segment.rs.
+mod world;
