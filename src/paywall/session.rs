@@ -4,12 +4,11 @@
 //! here in memory (where it plays, what was announced) is made anew from it after a restart, and every event is found by comparing
 //! the two, so that a lost signal loses nothing.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::broadcast;
 
 use super::token::{SessionKind, SessionToken};
 use super::{Client, Error, Paywall, Wake};
@@ -21,8 +20,11 @@ use crate::domain::video::{Media, SegmentPrice, Terms, Timeline};
 use crate::runtime::{lock, new_uuid};
 use crate::store::{Draw, Invoice, Progress, Purpose, SessionRecord, SessionState};
 
-/// Events kept for a wallet that comes back; an older one gets a snapshot.
-const EVENTS_KEPT: usize = 256;
+mod stream;
+
+pub use stream::{Event, Followed, Follower, Numbered, What};
+use stream::{Live, Streams, announce, is_open, is_paid, planned};
+
 /// An unpaid segment is held this long by default: browsers' players give up at ten seconds.
 const HOLD_MS_DEFAULT: u16 = 8_000;
 /// The longest hold: GStreamer gives up earlier, mpv and VLC bear it.
@@ -61,82 +63,6 @@ pub struct Opened {
     pub control: String,
     /// The first segment that is not free.
     pub first_paid: Option<SegmentNumber>,
-}
-
-/// What happens in a session, as its wallet is told (PROTOCOL.md, Sessions).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Event {
-    /// Pay this.
-    Invoice {
-        /// What it is planned for.
-        segments: Vec<SegmentNumber>,
-        /// Where the first of them starts.
-        start_ms: u64,
-        /// How long they last together.
-        duration_ms: u64,
-        /// What it asks.
-        amount_msat: Msat,
-        /// The BOLT 11 text.
-        invoice: String,
-        /// Its hash.
-        payment_hash: PaymentHash,
-        /// In seconds since the Unix epoch.
-        expires_at: u64,
-    },
-    /// A payment is booked.
-    Paid {
-        /// Its hash.
-        payment_hash: PaymentHash,
-        /// What its invoice was planned for.
-        segments: Vec<SegmentNumber>,
-        /// What the invoice asked.
-        amount_msat: Msat,
-    },
-    /// A player waits, has been served, or jumped.
-    Segment {
-        /// Which of the three.
-        #[serde(skip)]
-        what: What,
-        /// The segment.
-        segment: SegmentNumber,
-    },
-    /// No further invoices.
-    End {},
-}
-
-/// What a segment's event tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
-    /// A player waits for its payment.
-    Waiting,
-    /// It was served and drawn from the credit.
-    Served,
-    /// The viewer jumped to it.
-    Seek,
-}
-
-impl Event {
-    /// Its name on the wire.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Invoice { .. } => "invoice",
-            Self::Paid { .. } => "paid",
-            Self::Segment { what: What::Waiting, .. } => "waiting",
-            Self::Segment { what: What::Served, .. } => "served",
-            Self::Segment { what: What::Seek, .. } => "seek",
-            Self::End {} => "end",
-        }
-    }
-}
-
-/// An event and its place in the stream.
-#[derive(Debug, Clone)]
-pub struct Numbered {
-    /// `{boot}-{n}`; a snapshot carries one at its last event only, so that one that was cut short is told again.
-    pub id: Option<String>,
-    /// What happened.
-    pub event: Event,
 }
 
 /// Where a session stands.
@@ -180,35 +106,6 @@ pub struct Stage<'a> {
     /// Who earns.
     pub split: Split,
 }
-
-/// What is known of a session only while the process lives.
-struct Live {
-    window: Window,
-    paused: bool,
-    failed: BTreeSet<PaymentHash>,
-    announced: BTreeMap<PaymentHash, bool>,
-    log: VecDeque<(u64, Event)>,
-    next: u64,
-    events: broadcast::Sender<(u64, Event)>,
-    touched_ms: u64,
-}
-
-impl Live {
-    fn tell(&mut self, event: Event) {
-        let n = self.next;
-        self.next = n.saturating_add(1);
-        self.log.push_back((n, event.clone()));
-        if self.log.len() > EVENTS_KEPT {
-            self.log.pop_front();
-        }
-        // Nobody may be listening; the log is for who comes later.
-        let _ = self.events.send((n, event));
-    }
-}
-
-/// The sessions in memory.
-#[derive(Default)]
-pub struct Streams(Mutex<HashMap<SessionId, Arc<Mutex<Live>>>>);
 
 /// The gate for sessions.
 pub struct SessionGate {
@@ -522,16 +419,7 @@ impl SessionGate {
             window.restart_clock(now);
             announced = state.invoices.iter().map(|of| (of.hash, is_paid(of))).collect();
         }
-        let live = Arc::new(Mutex::new(Live {
-            window,
-            paused: false,
-            failed: BTreeSet::new(),
-            announced,
-            log: VecDeque::new(),
-            next: 1,
-            events: broadcast::channel(EVENTS_KEPT).0,
-            touched_ms: now,
-        }));
+        let live = Arc::new(Mutex::new(Live::new(window, announced, now)));
         let mut streams = lock(&self.streams.0);
         if streams.len() >= parts.options.sessions_max && !streams.contains_key(&session.id) {
             return Err(Error::TooMany { retry_after: Duration::from_secs(30) });
@@ -647,37 +535,6 @@ impl SessionGate {
     }
 }
 
-/// A wallet that follows a session.
-pub struct Follower {
-    events: broadcast::Receiver<(u64, Event)>,
-    listener: crate::runtime::Listener<Wake>,
-}
-
-/// What a follower wakes for.
-#[derive(Debug)]
-pub enum Followed {
-    /// This happened.
-    Event(u64, Event),
-    /// Something was booked: look again.
-    Rung,
-    /// It fell behind, or the session left the memory: connect again.
-    Lost,
-}
-
-impl Follower {
-    /// Waits for the next event or ring.
-    pub async fn next(&mut self) -> Followed {
-        tokio::select! {
-            biased;
-            event = self.events.recv() => match event {
-                Ok((n, event)) => Followed::Event(n, event),
-                Err(_) => Followed::Lost,
-            },
-            () = self.listener.rung() => Followed::Rung,
-        }
-    }
-}
-
 /// What a segment costs in a session; `None` where it is free.
 fn price(
     session: &SessionToken,
@@ -709,38 +566,4 @@ fn new_record(session: &SessionToken, split: Split) -> SessionRecord {
         generation: session.generation,
         ended: false,
     }
-}
-
-fn is_paid(invoice: &Invoice) -> bool {
-    invoice.progress != Progress::Open
-}
-
-fn is_open(invoice: &Invoice, now_s: u64) -> bool {
-    !is_paid(invoice) && invoice.expires_at > now_s
-}
-
-fn planned(invoice: &Invoice) -> &[SegmentNumber] {
-    match &invoice.purpose {
-        Purpose::Session { segments, .. } => segments,
-        Purpose::Segment { .. } => &[],
-    }
-}
-
-fn announce(invoice: &Invoice, timeline: &Timeline) -> Option<Event> {
-    let segments = planned(invoice);
-    let (start, _) = timeline.span(*segments.first()?)?;
-    let duration = segments
-        .iter()
-        .filter_map(|number| timeline.span(*number))
-        .map(|(start, end)| end.since(start).millis())
-        .fold(0_u64, u64::saturating_add);
-    Some(Event::Invoice {
-        segments: segments.to_vec(),
-        start_ms: start.millis(),
-        duration_ms: duration,
-        amount_msat: invoice.amount,
-        invoice: invoice.bolt11.clone()?,
-        payment_hash: invoice.hash,
-        expires_at: invoice.expires_at,
-    })
 }

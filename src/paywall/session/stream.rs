@@ -1,0 +1,203 @@
+//! What a session's wallet is told: the events, the log of the last of them, and who listens.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+use tokio::sync::broadcast;
+
+use crate::domain::amount::Msat;
+use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
+use crate::domain::session::Window;
+use crate::domain::video::Timeline;
+use crate::paywall::Wake;
+use crate::runtime::Listener;
+use crate::store::{Invoice, Progress, Purpose};
+
+/// Events kept for a wallet that comes back; an older one gets a snapshot.
+const EVENTS_KEPT: usize = 256;
+
+/// What happens in a session, as its wallet is told (PROTOCOL.md, Sessions).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Event {
+    /// Pay this.
+    Invoice {
+        /// What it is planned for.
+        segments: Vec<SegmentNumber>,
+        /// Where the first of them starts.
+        start_ms: u64,
+        /// How long they last together.
+        duration_ms: u64,
+        /// What it asks.
+        amount_msat: Msat,
+        /// The BOLT 11 text.
+        invoice: String,
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// In seconds since the Unix epoch.
+        expires_at: u64,
+    },
+    /// A payment is booked.
+    Paid {
+        /// Its hash.
+        payment_hash: PaymentHash,
+        /// What its invoice was planned for.
+        segments: Vec<SegmentNumber>,
+        /// What the invoice asked.
+        amount_msat: Msat,
+    },
+    /// A player waits, has been served, or jumped.
+    Segment {
+        /// Which of the three.
+        #[serde(skip)]
+        what: What,
+        /// The segment.
+        segment: SegmentNumber,
+    },
+    /// No further invoices.
+    End {},
+}
+
+/// What a segment's event tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// A player waits for its payment.
+    Waiting,
+    /// It was served and drawn from the credit.
+    Served,
+    /// The viewer jumped to it.
+    Seek,
+}
+
+impl Event {
+    /// Its name on the wire.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Invoice { .. } => "invoice",
+            Self::Paid { .. } => "paid",
+            Self::Segment { what: What::Waiting, .. } => "waiting",
+            Self::Segment { what: What::Served, .. } => "served",
+            Self::Segment { what: What::Seek, .. } => "seek",
+            Self::End {} => "end",
+        }
+    }
+}
+
+/// An event and its place in the stream.
+#[derive(Debug, Clone)]
+pub struct Numbered {
+    /// `{boot}-{n}`; a snapshot carries one at its last event only, so that one that was cut short is told again.
+    pub id: Option<String>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What is known of a session only while the process lives.
+pub(super) struct Live {
+    pub(super) window: Window,
+    pub(super) paused: bool,
+    pub(super) failed: BTreeSet<PaymentHash>,
+    pub(super) announced: BTreeMap<PaymentHash, bool>,
+    pub(super) log: VecDeque<(u64, Event)>,
+    pub(super) next: u64,
+    pub(super) events: broadcast::Sender<(u64, Event)>,
+    pub(super) touched_ms: u64,
+}
+
+impl Live {
+    pub(super) fn new(window: Window, announced: BTreeMap<PaymentHash, bool>, now_ms: u64) -> Self {
+        Self {
+            window,
+            paused: false,
+            failed: BTreeSet::new(),
+            announced,
+            log: VecDeque::new(),
+            next: 1,
+            events: broadcast::channel(EVENTS_KEPT).0,
+            touched_ms: now_ms,
+        }
+    }
+
+    /// Numbers an event, keeps it for who comes later, and tells who listens.
+    pub(super) fn tell(&mut self, event: Event) {
+        let n = self.next;
+        self.next = n.saturating_add(1);
+        self.log.push_back((n, event.clone()));
+        if self.log.len() > EVENTS_KEPT {
+            self.log.pop_front();
+        }
+        // Nobody may be listening; the log is for who comes later.
+        let _ = self.events.send((n, event));
+    }
+}
+
+/// The sessions in memory.
+#[derive(Default)]
+pub(super) struct Streams(pub(super) Mutex<HashMap<SessionId, Arc<Mutex<Live>>>>);
+
+/// A wallet that follows a session.
+pub struct Follower {
+    pub(super) events: broadcast::Receiver<(u64, Event)>,
+    pub(super) listener: Listener<Wake>,
+}
+
+/// What a follower wakes for.
+#[derive(Debug)]
+pub enum Followed {
+    /// This happened.
+    Event(u64, Event),
+    /// Something was booked: look again.
+    Rung,
+    /// It fell behind, or the session left the memory: connect again.
+    Lost,
+}
+
+impl Follower {
+    /// Waits for the next event or ring.
+    pub async fn next(&mut self) -> Followed {
+        tokio::select! {
+            biased;
+            event = self.events.recv() => match event {
+                Ok((n, event)) => Followed::Event(n, event),
+                Err(_) => Followed::Lost,
+            },
+            () = self.listener.rung() => Followed::Rung,
+        }
+    }
+}
+
+pub(super) fn is_paid(invoice: &Invoice) -> bool {
+    invoice.progress != Progress::Open
+}
+
+pub(super) fn is_open(invoice: &Invoice, now_s: u64) -> bool {
+    !is_paid(invoice) && invoice.expires_at > now_s
+}
+
+pub(super) fn planned(invoice: &Invoice) -> &[SegmentNumber] {
+    match &invoice.purpose {
+        Purpose::Session { segments, .. } => segments,
+        Purpose::Segment { .. } => &[],
+    }
+}
+
+/// An open invoice as its wallet is told of it; nothing where its text was not kept.
+pub(super) fn announce(invoice: &Invoice, timeline: &Timeline) -> Option<Event> {
+    let segments = planned(invoice);
+    let (start, _) = timeline.span(*segments.first()?)?;
+    let duration = segments
+        .iter()
+        .filter_map(|number| timeline.span(*number))
+        .map(|(start, end)| end.since(start).millis())
+        .fold(0_u64, u64::saturating_add);
+    Some(Event::Invoice {
+        segments: segments.to_vec(),
+        start_ms: start.millis(),
+        duration_ms: duration,
+        amount_msat: invoice.amount,
+        invoice: invoice.bolt11.clone()?,
+        payment_hash: invoice.hash,
+        expires_at: invoice.expires_at,
+    })
+}

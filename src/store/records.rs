@@ -1,0 +1,395 @@
+//! What the store keeps and what its verbs answer: plain data, without behaviour.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::amount::{Msat, Price};
+use crate::domain::id::{
+    CreatorId, NodeId, PaymentHash, PayoutId, Preimage, SegmentNumber, SegmentRef, SessionId,
+    Version, VideoId,
+};
+use crate::domain::ledger::Split;
+use crate::domain::video::{Terms, VideoState};
+
+/// A key of the Lightning node's state, in LDK's three parts (`KVStore`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NodeKey {
+    /// Primary namespace.
+    pub primary: String,
+    /// Secondary namespace.
+    pub secondary: String,
+    /// Key.
+    pub key: String,
+}
+
+/// What a write survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the process, at once; a power cut keeps a prefix of all writes.
+    Process,
+    /// A power cut, too, and with it every write before.
+    Disk,
+}
+
+/// Someone who uploads and is paid.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Creator {
+    /// Who.
+    pub id: CreatorId,
+    /// The name shown to viewers; hostile wherever it is shown.
+    pub name: String,
+    /// Where payouts go.
+    pub payout: Option<Destination>,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+}
+
+/// Where a creator is paid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "destination", rename_all = "snake_case")]
+pub enum Destination {
+    /// A keysend to a Lightning node (bLIP 3).
+    Keysend(NodeId),
+}
+
+/// Who a key belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Runs the server.
+    Operator,
+    /// Uploads to it.
+    Creator(CreatorId),
+}
+
+/// SHA-256 of an API key: what is stored of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyHash(pub [u8; 32]);
+
+/// Why a title was not changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change<T> {
+    /// It was.
+    Done(T),
+    /// There is no such title.
+    Missing,
+    /// Its state does not allow that.
+    Refused(VideoState),
+}
+
+/// What of a title its creator may edit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VideoEdit {
+    /// A new name.
+    pub title: Option<String>,
+    /// A new text.
+    pub description: Option<String>,
+    /// A new price: it holds for later sales.
+    pub price: Option<Price>,
+    /// A new free preview.
+    pub preview_seconds: Option<u32>,
+}
+
+/// A source that waits to be made into media.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The title.
+    pub video: VideoId,
+    /// The version that is to be made.
+    pub version: Version,
+    /// The source file's name in the spool directory.
+    pub source: String,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// Who holds it, and until when (milliseconds since the Unix epoch).
+    pub lease: Option<Lease>,
+    /// Milliseconds since the Unix epoch; jobs are taken in this order.
+    pub queued_ms: u64,
+}
+
+/// Who works at a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The start of the process that holds it: a lease of an earlier one is over.
+    pub boot: u64,
+    /// When it ends, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+}
+
+/// How a job ended without a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setback {
+    /// It will be tried again.
+    Queued,
+    /// It was tried often enough, or cannot succeed.
+    Failed,
+    /// The title is gone.
+    Gone,
+}
+
+/// What an invoice was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Purpose {
+    /// One segment, opened by an L402 credential.
+    Segment {
+        /// Which.
+        segment: SegmentRef,
+    },
+    /// Credit of a session.
+    Session {
+        /// Which.
+        session: SessionId,
+        /// The segments it is planned for; a plan, not a reservation.
+        segments: Vec<SegmentNumber>,
+    },
+}
+
+/// An invoice that left the house.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invoice {
+    /// Its payment hash.
+    pub hash: PaymentHash,
+    /// Its amount.
+    pub amount: Msat,
+    /// What for.
+    pub purpose: Purpose,
+    /// Who earns from it.
+    pub split: Split,
+    /// The BOLT 11 text, kept where it is sent again (sessions).
+    pub bolt11: Option<String>,
+    /// When it expires, in seconds since the Unix epoch.
+    pub expires_at: u64,
+    /// How far it has come.
+    pub progress: Progress,
+}
+
+/// How far an invoice has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "progress", rename_all = "snake_case")]
+pub enum Progress {
+    /// Not paid.
+    Open,
+    /// Paid; what it bought was not served.
+    Credited {
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// Served and earned (segments only; sessions count by their credit).
+    Redeemed {
+        /// When the first byte went, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+    /// Not served in time; its credit went to the creator.
+    Expired {
+        /// When, in milliseconds since the Unix epoch.
+        at_ms: u64,
+    },
+}
+
+/// Where the knowledge of a payment comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The node's event.
+    Event {
+        /// The node was told to forget an earlier telling and failed, or booking it failed: this may be the same one.
+        told_before: bool,
+    },
+    /// A preimage that a viewer showed before the event came.
+    Proof,
+}
+
+/// What a payment in did to the books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credit {
+    /// It is the viewer's credit now.
+    Applied(Invoice),
+    /// It is the viewer's credit, and some of it is more than was asked.
+    Overpaid(Invoice, Msat),
+    /// It was booked before; nothing changed.
+    Replayed,
+    /// A second payment of the same hash: kept as credit of the session, else unclaimed.
+    Repeated(Option<SessionId>),
+    /// No invoice of ours asked for it, or it is less than was asked; kept as unclaimed.
+    Unclaimed,
+}
+
+/// What a credential opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redeem {
+    /// It was earned just now.
+    First,
+    /// Served before, and still within the grace.
+    Again,
+    /// Served before, and the grace is over.
+    Spent,
+    /// Not paid.
+    Unpaid,
+    /// No such invoice for this segment.
+    Unknown,
+}
+
+/// What a session's request for a segment came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Draw {
+    /// Drawn from the session's credit and earned just now.
+    First,
+    /// Served in this session before.
+    Again,
+    /// The credit does not cover it.
+    Short {
+        /// What there is.
+        credit: Msat,
+    },
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Unpaid invoices forgotten.
+    pub forgotten: u64,
+    /// Credits that went to creators.
+    pub expired: u64,
+}
+
+/// A change of what is in channels that is no payment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelBooking {
+    /// A channel came up with this much on our side.
+    Opened {
+        /// Its identity.
+        channel: String,
+        /// Our side.
+        balance: Msat,
+    },
+    /// A channel closed, and the remaining ones hold this much: the difference to the books went on-chain or was lost there.
+    Closed {
+        /// Its identity.
+        channel: String,
+        /// Our side of all channels that remain.
+        remaining: Msat,
+    },
+}
+
+/// A session, once it has an invoice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRecord {
+    /// Which.
+    pub id: SessionId,
+    /// The title.
+    pub video: VideoId,
+    /// Its version.
+    pub version: Version,
+    /// The price, fixed when the session was created.
+    pub terms: StoredTerms,
+    /// Who earns.
+    pub split: Split,
+    /// Tokens that open media must be at least of this generation.
+    pub generation: u32,
+    /// No further invoices.
+    pub ended: bool,
+}
+
+/// [`Terms`] as they are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredTerms {
+    /// Millisatoshi per second.
+    pub price: Price,
+    /// The free preview.
+    pub preview_seconds: u32,
+    /// What invoices are rounded up to.
+    pub granularity_msat: u64,
+}
+
+impl From<Terms> for StoredTerms {
+    fn from(terms: Terms) -> Self {
+        Self {
+            price: terms.price,
+            preview_seconds: terms.preview_seconds,
+            granularity_msat: terms.granularity.get(),
+        }
+    }
+}
+
+/// All that is stored of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionState {
+    /// The session itself.
+    pub record: SessionRecord,
+    /// Paid and not drawn.
+    pub credit: Msat,
+    /// Drawn so far.
+    pub spent: Msat,
+    /// The segments that were served.
+    pub served: BTreeSet<SegmentNumber>,
+    /// Its invoices, paid or not.
+    pub invoices: Vec<Invoice>,
+}
+
+/// Where a payout stands.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum PayoutState {
+    /// Intended, and perhaps sent: the node is asked before anything is sent again.
+    Pending,
+    /// It arrived.
+    Arrived {
+        /// What the route cost.
+        fee: Msat,
+        /// The proof.
+        preimage: Option<Preimage>,
+    },
+    /// It came back; the amount is payable again.
+    Returned {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A payment to a creator.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payout {
+    /// Its identity.
+    pub id: PayoutId,
+    /// To whom.
+    pub creator: CreatorId,
+    /// Where.
+    pub destination: Destination,
+    /// What left the payable balance.
+    pub planned: Msat,
+    /// What is sent.
+    pub amount: Msat,
+    /// The payment hash under which it is sent.
+    pub hash: PaymentHash,
+    /// Where it stands.
+    pub state: PayoutState,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: u64,
+}
+
+/// How a payout ended.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Settle {
+    /// It arrived.
+    Arrived {
+        /// What the route cost.
+        fee: Msat,
+        /// The proof.
+        preimage: Option<Preimage>,
+    },
+    /// It came back.
+    Returned {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Payouts that came back one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setbacks {
+    /// How many.
+    pub count: u32,
+    /// When the last one did, in milliseconds since the Unix epoch.
+    pub last_ms: u64,
+}
