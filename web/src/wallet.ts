@@ -36,6 +36,17 @@ const STORAGE_KEY = 'sluice.wallet';
 /** Longer than a Lightning payment takes with all its retries; what is not answered by then is `unknown`. */
 const PAY_TIMEOUT_MS = 60_000;
 const BALANCE_TIMEOUT_MS = 10_000;
+/** Time to read a prompt and for the payment after it. A browser's wallet may also never answer: its extension can be
+ * put to sleep, and the promise with it. */
+const PROMPT_TIMEOUT_MS = 120_000;
+/**
+ * Whole messages that say that the viewer said no: WebLN has no codes. Never a part of one, because "cancelled
+ * (timeout)" is said of payments under way. Nor "Prompt was closed": Alby pays while its prompt is still open.
+ */
+const REFUSALS = [
+  /^(?:the )?user (?:has )?(?:rejected|denied|declined|refused|cancell?ed)(?: (?:the|this))?(?: (?:request|prompt|payment|invoice))?[.!]?$/i,
+  /^(?:(?:the )?(?:request|payment) (?:was )?)?(?:rejected|denied|declined|refused|cancell?ed) by (?:the )?user[.!]?$/i,
+];
 
 /**
  * The wallet that this page was given: by its address's fragment, which is a secret and leaves the address bar at
@@ -49,6 +60,18 @@ export function findWallet(): Wallet | null {
     return new HttpWallet(url);
   }
   return window.webln ? new WebLnWallet(window.webln) : null;
+}
+
+async function within<T>(limitMs: number, promised: Promise<T>, words: string): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(words)), limitMs);
+  });
+  try {
+    return await Promise.race([promised, late]);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 function takeFragment(): string | null {
@@ -110,7 +133,7 @@ class HttpWallet implements Wallet {
   }
 }
 
-class WebLnWallet implements Wallet {
+export class WebLnWallet implements Wallet {
   readonly name = 'browser';
   readonly #webln: WebLn;
 
@@ -124,12 +147,13 @@ class WebLnWallet implements Wallet {
 
   async pay(invoice: string): Promise<Outcome> {
     try {
-      const { preimage } = await this.#webln.sendPayment(invoice);
+      const answer = this.#webln.sendPayment(invoice);
+      const { preimage } = await within(PROMPT_TIMEOUT_MS, answer, 'no answer yet');
       return { kind: 'paid', payment: { preimage: preimage.toLowerCase(), amountMsat: 0n, feeMsat: null } };
     } catch (error) {
-      const words = error instanceof Error ? error.message : String(error);
-      // WebLN has no codes; a payment that its user turned away is the one failure it tells reliably.
-      return /reject|cancel|denied/i.test(words) ? { kind: 'declined' } : { kind: 'unknown', words };
+      const words = String((error as { message?: unknown } | null)?.message ?? error).trim();
+      if (REFUSALS.some((refusal) => refusal.test(words))) return { kind: 'declined' };
+      return { kind: 'unknown', words: `The wallet said: “${words}”.` };
     }
   }
 
