@@ -4,18 +4,18 @@ import type { Standing, Terms } from './check.ts';
 import { segmentPrice } from './timeline.ts';
 import type { Offer } from './wire.ts';
 
-/** `unknown`: sent, outcome not known. `given up`: unknown still after its expiry, and the viewer chose to go on. */
+/** `unknown`: sent, outcome not known. `given up`: unknown still when it could not be tried again. */
 type BillState = 'queued' | 'refused' | 'expired' | 'paying' | 'unknown' | 'given up' | 'failed' | 'paid';
 
 export interface Bill {
   offer: Offer;
   state: BillState;
-  /** It stood the check once: if it expires now, that is nobody's fault. */
-  sound?: boolean;
   /** It was sent before: a failure now may only mean that the first try is under way or went through. */
   sentBefore?: boolean;
   /** The server has its money, while the wallet is still silent. */
   settled?: boolean;
+  /** Called when it is settled while it is being paid. */
+  onSettled?: () => void;
 }
 
 export interface Totals {
@@ -26,7 +26,7 @@ export interface Totals {
 }
 
 export class Account {
-  /** Set by the first invoice that stands the check. */
+  /** Set by the first invoice that stands the check, which also shows that this device's clock is right. */
   network: string | null = null;
   readonly served = new Set<number>();
   readonly arrived = new Set<number>();
@@ -89,7 +89,8 @@ export class Account {
         before = false;
         continue;
       }
-      const underWay = other.state === 'paying' || other.state === 'unknown';
+      const sentAndQueued = other.state === 'queued' && other.sentBefore === true;
+      const underWay = other.state === 'paying' || other.state === 'unknown' || sentAndQueued;
       if (underWay || other.state === 'given up') underWayMsat += other.offer.amountMsat;
       const payable = before && other.state === 'queued' && other.offer.expiresAt > nowSeconds;
       if (underWay || payable) for (const n of other.offer.segments) open.add(n);

@@ -61,6 +61,7 @@ function againstInvoice(invoice: Invoice, offer: Offer, terms: Terms, standing: 
   if (standing.nowSeconds + EXPIRY_MARGIN_SECONDS >= invoice.expiresAt) {
     return "The invoice has expired (or this device's clock is wrong).";
   }
+  if (invoice.expiresAt !== offer.expiresAt) return 'The invoice expires at another time than announced.';
   if (invoice.amountMsat === null || invoice.amountMsat === 0n) return 'The invoice names no amount.';
   if (invoice.amountMsat !== offer.amountMsat) return 'The invoice asks for another amount than announced.';
   const cap = max(HINT_FEE_FLOOR_MSAT, invoice.amountMsat / HINT_FEE_DIVISOR);

@@ -72,6 +72,7 @@ class Viewing {
   readonly #priceMsat: bigint;
   #player: Player | undefined;
   #paying = true;
+  #ended = false;
   #stalledAt: number | null = null;
   #balanceTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -136,9 +137,10 @@ class Viewing {
       seek: (segment) => this.#payer.sought(segment),
       waiting: (segment) => {
         this.#stalledAt = segment;
+        this.#payer.awaited(segment);
         this.#tell();
       },
-      end: () => this.#page.notice('stream', 'The session has ended. Reload the page to watch on.'),
+      end: () => this.#end(),
       trouble: (words) => this.#page.notice('stream', words),
     });
   }
@@ -167,7 +169,19 @@ class Viewing {
     };
   }
 
+  #end(): void {
+    this.#ended = true;
+    this.#paying = false;
+    this.#payer.ended();
+    this.#player?.setPaying(false);
+    this.#page.valve.disabled = true;
+    const words = 'The session has ended: nothing more is paid. Reload the page to watch on.';
+    this.#page.notice('stream', words);
+    this.#tell();
+  }
+
   #setPaying(paying: boolean): void {
+    if (this.#ended) return;
     this.#paying = paying;
     if (paying) {
       this.#page.notice('payment', null);
@@ -212,10 +226,12 @@ class Viewing {
     if (this.#priceMsat === 0n) return running ? 'Playing. This film is free.' : 'On pause.';
     if (stalled && running) {
       if (this.#stalledAt === null) return 'Loading…';
+      if (this.#ended) return 'The session has ended, and with it what was paid for.';
       if (!this.#paying) return 'The gate is shut: the film waits here. Press Resume to watch on.';
       if (!this.#wallet) return 'A wallet is needed to watch on: the preview is over and the next invoice is open.';
       return `Waiting for the payment of segment ${this.#stalledAt}.`;
     }
+    if (this.#ended) return running ? 'Playing what is paid. Nothing more is paid.' : 'On pause.';
     if (!this.#paying) return 'The gate is shut. What is paid still plays; nothing more is paid.';
     if (!running) return 'On pause.';
     const wallet = this.#wallet ? '' : ' A wallet is needed to watch on.';

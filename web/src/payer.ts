@@ -38,6 +38,8 @@ const BACKOFF_MS_MAX = 16_000;
 /** How soon an invoice that had to wait is looked at again, and how long it waits without a word. */
 const RECHECK_MS = 500;
 const PATIENCE_MS = 5_000;
+/** How long the wallet's own answer, which brings the fee, is waited for once the server has the money. */
+const SILENCE_MS = 5_000;
 
 export class Payer {
   readonly #wallet: Wallet | null;
@@ -51,6 +53,9 @@ export class Payer {
   /** After a seek, the segment that plays next: what lies elsewhere is not paid. */
   #position: number | null = null;
   #paused = false;
+  /** Whether it was this payer that paused, and not the viewer: only then may it go on by itself. */
+  #ownPause = false;
+  #ended = false;
   #busy = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -72,14 +77,10 @@ export class Payer {
     const bill = this.#account.get(paymentHash);
     if (!bill || bill.state === 'paid') return;
     bill.settled = true;
-    // The wallet's own answer follows and brings the fee.
-    if (bill.state === 'paying') return;
+    if (bill.state === 'paying') return bill.onSettled?.();
     const wasUnknown = bill.state === 'unknown';
     this.#book(bill, null, null);
-    if (wasUnknown && this.#account.inState('unknown').length === 0) {
-      this.#paused = false;
-      this.#listener.resolved();
-    }
+    if (wasUnknown && this.#account.inState('unknown').length === 0) this.#resolve();
     this.#work();
   }
 
@@ -104,12 +105,31 @@ export class Payer {
   }
 
   /**
+   * The player waits for a segment: it plays next, whatever was believed. A stream that broke may have left out where
+   * the viewer is.
+   */
+  awaited(segment: number): void {
+    const from = this.#position;
+    if (from === null || (segment >= from && segment < from + this.#terms.reach)) return;
+    this.#position = segment;
+    this.#work();
+  }
+
+  /** The session is over: nothing is paid from here on, not even what is queued. What is under way is still booked. */
+  ended(): void {
+    this.#ended = true;
+    this.#waits(null);
+    this.#work();
+  }
+
+  /**
    * On resuming, an invoice of unknown outcome is tried again: the same one, because Lightning nodes pay one payment
    * hash only once. After its expiry the viewer has been told that its segments may be paid twice.
    */
   setPaused(paused: boolean): void {
     this.#paused = paused;
     if (paused) return;
+    this.#ownPause = false;
     this.#failures = 0;
     this.#notBefore = 0;
     for (const bill of this.#account.inState('unknown')) {
@@ -128,7 +148,7 @@ export class Payer {
     if (this.#busy) return;
     clearTimeout(this.#timer);
     if (this.#paused) return;
-    const bill = this.#next();
+    const bill = this.#ended ? null : this.#next();
     if (this.#wallet === null) return this.#listener.byHand(bill?.offer ?? null);
     if (!bill) return;
     const delay = this.#notBefore - performance.now();
@@ -145,20 +165,20 @@ export class Payer {
     const now = Date.now() / 1000;
     for (const bill of this.#account.inState('queued')) {
       if (!this.#wanted(bill.offer)) continue;
-      if (bill.sound && bill.offer.expiresAt <= now) {
-        bill.state = 'expired';
+      // Once the clock is known to be right, an invoice that is too old is nobody's fault.
+      if (this.#account.network !== null && bill.offer.expiresAt <= now) {
+        bill.state = bill.sentBefore ? 'given up' : 'expired';
         continue;
       }
       const verdict = check(bill.offer, this.#terms, this.#account.standing(bill, now, this.#watchedMs()));
       if (verdict.kind === 'refuse') {
-        bill.state = 'refused';
+        bill.state = bill.sentBefore ? 'given up' : 'refused';
         this.#listener.refused(verdict.words);
       } else if (verdict.kind === 'wait') {
         this.#waits(verdict.words);
         this.#later(RECHECK_MS);
         return null;
       } else {
-        bill.sound = true;
         this.#account.network = verdict.invoice.network;
         this.#waits(null);
         return bill;
@@ -175,14 +195,15 @@ export class Payer {
   async #pay(wallet: Wallet, bill: Bill): Promise<void> {
     bill.state = 'paying';
     const began = performance.now();
-    const outcome = await wallet.pay(bill.offer.invoice);
+    const outcome = await Promise.race([wallet.pay(bill.offer.invoice), silence(bill)]);
     const tookMs = performance.now() - began;
     const proven = outcome.kind === 'paid' && proves(outcome.payment.preimage, bill.offer.paymentHash);
     if (!proven && !bill.settled) return this.#failed(bill, outcome);
     this.#failures = 0;
     this.#listener.trouble(null);
     // The amount is the invoice's, which was checked; of the wallet's answer only the fee is news.
-    this.#book(bill, outcome.kind === 'paid' ? outcome.payment.feeMsat : null, tookMs);
+    if (outcome.kind === 'paid') this.#book(bill, outcome.payment.feeMsat, tookMs);
+    else this.#book(bill, null, null);
   }
 
   #failed(bill: Bill, outcome: Outcome): void {
@@ -190,6 +211,8 @@ export class Payer {
     switch (outcome.kind) {
       case 'failed':
         bill.state = 'failed';
+        // Nobody needs to know any more, and nothing is tried again.
+        if (this.#ended) return;
         this.#listener.failed(bill.offer.paymentHash);
         this.#failures += 1;
         this.#notBefore =
@@ -198,9 +221,11 @@ export class Payer {
         else this.#stop(`The wallet could not pay, ${FAILURES_MAX} times in a row. ${outcome.words}`);
         return;
       case 'declined':
-        bill.state = 'failed';
-        this.#listener.failed(bill.offer.paymentHash);
-        return this.#stop('You declined the payment.');
+        // Not reported as failed: a fresh invoice would take its place, while a wallet that says this may have made
+        // an attempt before. Resuming asks with the same one, which a wallet pays only once.
+        bill.state = 'queued';
+        bill.sentBefore = true;
+        return this.#stop(`You declined the payment.${this.#ended ? '' : ' Resume to be asked again.'}`);
       case 'unknown':
         return this.#unknown(bill, outcome.words);
       case 'paid':
@@ -210,9 +235,11 @@ export class Payer {
 
   #unknown(bill: Bill, words: string): void {
     bill.state = 'unknown';
+    const fact = `It is not known whether the payment for segment ${ranges(bill.offer.segments)} went through. ${words}`;
+    if (this.#ended) return this.#stop(fact);
     const minutes = Math.max(1, Math.ceil((bill.offer.expiresAt - Date.now() / 1000) / 60));
     this.#stop(
-      `It is not known whether the payment for segment ${ranges(bill.offer.segments)} went through. ${words} ` +
+      `${fact} ` +
         'Nothing more is paid for now. Resume to try the same invoice again, which a wallet pays only once; ' +
         `if you resume after it expired, in ${minutes} min, its segments may be paid twice.`,
     );
@@ -226,8 +253,17 @@ export class Payer {
   }
 
   #stop(words: string): void {
+    if (!this.#paused) this.#ownPause = true;
     this.#paused = true;
     this.#listener.stopped(words);
+  }
+
+  /** What was unknown is known now; a viewer who stopped the payments himself resumes them himself. */
+  #resolve(): void {
+    if (!this.#ownPause) return this.#listener.trouble(null);
+    this.#ownPause = false;
+    this.#paused = false;
+    this.#listener.resolved();
   }
 
   #waits(words: string | null): void {
@@ -244,4 +280,12 @@ export class Payer {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#work(), delayMs);
   }
+}
+
+/** What is known when the server has had the money for a while and the wallet has not answered. */
+function silence(bill: Bill): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const unanswered: Outcome = { kind: 'unknown', words: 'The wallet did not answer.' };
+    bill.onSettled = () => setTimeout(() => resolve(unanswered), SILENCE_MS);
+  });
 }

@@ -16,11 +16,15 @@ interface Sold extends Offer {
 }
 
 function sell(...segments: number[]): Sold {
+  return sellUntil(NOW + 600, ...segments);
+}
+
+function sellUntil(expiresAt: number, ...segments: number[]): Sold {
   const preimage = randomBytes(32);
   const paymentHash = createHash('sha256').update(preimage).digest('hex');
   const amountMsat = BigInt(segments.length) * 8_000n;
-  const invoice = mint({ amountMsat, paymentHash });
-  return { segments, amountMsat, paymentHash, invoice, expiresAt: NOW + 600, preimage: preimage.toString('hex') };
+  const invoice = mint({ amountMsat, paymentHash, createdAt: expiresAt - 600, expirySeconds: 600 });
+  return { segments, amountMsat, paymentHash, invoice, expiresAt, preimage: preimage.toString('hex') };
 }
 
 /** A wallet that answers as told, in order, and a payer that uses it; `log` holds all that happened. */
@@ -64,6 +68,7 @@ const pays = ({ preimage, amountMsat }: Sold): Outcome => ({
 });
 const fails = (): Outcome => ({ kind: 'failed', words: 'No route.' });
 const silent = (): Outcome => ({ kind: 'unknown', words: 'No answer.' });
+const declines = (): Outcome => ({ kind: 'declined' });
 const settle = () => sleep(20);
 
 test('each invoice is paid once, however often it is sent', async () => {
@@ -198,4 +203,131 @@ test('without a wallet the invoice is shown, until it is paid', () => {
   offer(two, payer);
   payer.settled(two.paymentHash);
   assert.deepEqual(log, ['by hand 2', 'paid 2', 'by hand nothing']);
+});
+
+test('a declined invoice is never replaced: resuming asks with the same one', async () => {
+  const { log, payer, offer } = scene(declines);
+  offer(sell(2));
+  await settle();
+  offer(sell(2));
+  payer.setPaused(false);
+  await settle();
+  assert.match(log[1]!, /^stopped: You declined/);
+  assert.deepEqual(log.slice(2, 4), ['pay 2', 'paid 2']);
+  assert.match(log[4]!, /refused: .* is paid or in another/);
+  assert.ok(!log.some((line) => line.startsWith('failed')));
+});
+
+test('a refusal after a try of unknown outcome does not free its segment either', async () => {
+  const { log, payer, offer } = scene(silent, declines, fails);
+  offer(sell(2));
+  await settle();
+  payer.setPaused(false);
+  await settle();
+  payer.setPaused(false);
+  await settle();
+  assert.deepEqual(log.filter((line) => line.startsWith('pay')), ['pay 2', 'pay 2', 'pay 2']);
+  assert.match(log.at(-1)!, /^stopped: It is not known/);
+  assert.ok(!log.some((line) => line.startsWith('failed')));
+});
+
+test('after the end no queued invoice is paid, and what is under way is still booked', async () => {
+  let release = () => {};
+  const slow = (sold: Sold) => new Promise<Outcome>((resolve) => (release = () => resolve(pays(sold))));
+  const { log, payer, offer } = scene(slow);
+  offer(sell(2));
+  offer(sell(3));
+  payer.ended();
+  release();
+  await settle();
+  offer(sell(4));
+  payer.setPaused(true);
+  payer.setPaused(false);
+  payer.awaited(3);
+  payer.served(2);
+  await settle();
+  assert.deepEqual(log, ['pay 2', 'paid 2']);
+});
+
+test('an end that finds the payer waiting for its next try stays the end', async () => {
+  const { log, payer, offer } = scene(fails);
+  offer(sell(2));
+  await settle();
+  offer(sell(2));
+  payer.ended();
+  await sleep(1_100);
+  assert.deepEqual(log, ['pay 2', 'failed 2', 'trouble: No route. Trying again.']);
+});
+
+test('a payment that fails after the end is neither reported nor tried again', async () => {
+  const { log, payer, offer } = scene(async () => (payer.ended(), fails()));
+  offer(sell(2));
+  await settle();
+  assert.deepEqual(log, ['pay 2']);
+});
+
+test('without a wallet the end takes the invoice away', () => {
+  const { log, offer, make } = scene();
+  const payer = make(null);
+  offer(sell(2), payer);
+  payer.ended();
+  assert.deepEqual(log, ['by hand 2', 'by hand nothing']);
+});
+
+test('what the viewer stopped himself goes on only when he says so', async () => {
+  const { log, payer, offer } = scene((sold) => {
+    payer.setPaused(true);
+    setTimeout(() => payer.settled(sold.paymentHash), 5);
+    return silent();
+  });
+  offer(sell(2));
+  offer(sell(3));
+  await settle();
+  assert.match(log[1]!, /^stopped: It is not known/);
+  assert.deepEqual(log.slice(2), ['paid 2']);
+});
+
+test('a wallet that stays silent does not hold up the film once the server has its money', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
+  const { log, payer, offer } = scene(() => new Promise<Outcome>(() => {}));
+  const two = sell(2);
+  offer(two);
+  offer(sell(3));
+  payer.settled(two.paymentHash);
+  await turn();
+  assert.deepEqual(log, ['pay 2']);
+  t.mock.timers.tick(5_000);
+  await turn();
+  assert.deepEqual(log, ['pay 2', 'paid 2', 'pay 3', 'paid 3']);
+});
+
+test('the segment that the player waits for is paid, though the stream left out how it got there', async () => {
+  const { log, payer, offer } = scene();
+  payer.sought(40);
+  offer(sell(50));
+  await settle();
+  assert.deepEqual(log, []);
+  payer.awaited(50);
+  await settle();
+  assert.deepEqual(log, ['pay 50', 'paid 50']);
+});
+
+test('an announced expiry that is not the invoice\'s own is refused', async () => {
+  const { log, offer } = scene();
+  offer({ ...sell(2), expiresAt: NOW + 60 });
+  await settle();
+  assert.match(log[0]!, /refused: .* expires at another time/);
+});
+
+test('an invoice that grew too old while the viewer was away is passed over without a word', async () => {
+  const { log, payer, offer } = scene();
+  offer(sell(2));
+  await settle();
+  payer.setPaused(true);
+  offer(sellUntil(NOW - 1, 3));
+  offer(sell(3));
+  payer.setPaused(false);
+  await settle();
+  assert.deepEqual(log, ['pay 2', 'paid 2', 'pay 3', 'paid 3']);
 });
