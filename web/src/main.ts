@@ -1,5 +1,6 @@
 // The watch page: joins video, wallet, session, player and payer.
 
+import { findVideo } from './finding.ts';
 import { clock, sats } from './format.ts';
 import { Page } from './page.ts';
 import { Payer, type PayerListener } from './payer.ts';
@@ -14,22 +15,21 @@ import { WatchClock } from './watch-clock.ts';
 const AHEAD = 3;
 const BALANCE_INTERVAL_MS = 2_000;
 
-const STATES: Record<string, string> = {
-  draft: 'This film has no source yet.',
-  uploading: 'This film is still being uploaded.',
-  queued: 'This film waits to be prepared. Come back in a while.',
-  transcoding: 'This film is being prepared. Come back in a while.',
-  failed: 'This film could not be prepared.',
-};
-
 async function main(page: Page): Promise<void> {
   const id = videoIdOf(location.pathname);
   if (id === null) return page.status('This address names no film.');
   const wallet = findWallet();
   page.walletName(wallet?.name ?? 'none');
-  const video = await fetchVideo(id);
+  const video = await findVideo(
+    () => fetchVideo(id),
+    ({ words, trouble }) => {
+      page.status(words);
+      page.notice('start', trouble);
+    },
+    whileSeen,
+  );
+  page.notice('start', null);
   page.showVideo(video);
-  if (video.state !== 'ready') return page.status(STATES[video.state] ?? 'This film cannot be played now.');
   if (wallet) void showBalance(page, wallet);
   page.status(
     wallet || video.msatPerSecond === 0n
@@ -44,6 +44,13 @@ async function main(page: Page): Promise<void> {
       page.play.disabled = false;
     });
   });
+}
+
+/** Waits, and then on until the page is in sight: for one that nobody sees the server need not be asked. */
+async function whileSeen(delayMs: number): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve, delayMs));
+  if (!document.hidden) return;
+  await new Promise((resolve) => document.addEventListener('visibilitychange', resolve, { once: true }));
 }
 
 async function watch(page: Page, video: Video, wallet: Wallet | null): Promise<void> {

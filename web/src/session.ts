@@ -13,6 +13,20 @@ import {
 } from './wire.ts';
 import { firstRendition, readTimeline, type Timeline } from './timeline.ts';
 
+/** A request without an answer, or with one that is an error. */
+export class Failure extends Error {
+  /** Null where no answer came. */
+  readonly status: number | null;
+
+  constructor(words: string, status: number | null) {
+    super(words);
+    this.status = status;
+  }
+}
+
+/** No answer takes so long; a request that hangs must not hang the page. */
+const ASK_TIMEOUT_MS = 20_000;
+
 export async function fetchVideo(id: string): Promise<Video> {
   return readVideo(await (await ask(`/api/v1/videos/${id}`)).json());
 }
@@ -103,13 +117,16 @@ async function ask(address: string, method = 'GET', body?: unknown): Promise<Res
   try {
     response = await fetch(address, {
       method,
+      // Whether a film is ready, and what it costs, is asked to be known now.
+      cache: 'no-store',
+      signal: AbortSignal.timeout(ASK_TIMEOUT_MS),
       ...(body === undefined
         ? {}
         : { headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(body) }),
     });
   } catch {
-    throw new Error('The server cannot be reached.');
+    throw new Failure('The server cannot be reached.', null);
   }
-  if (!response.ok) throw new Error(await problemWords(response));
+  if (!response.ok) throw new Failure(await problemWords(response), response.status);
   return response;
 }
