@@ -26,6 +26,12 @@ export interface Player {
 /** Ahead of the playhead, in seconds: what is buffered is paid, so a long buffer is money spent on what nobody saw. */
 const BUFFER_SECONDS = 12;
 const BUFFER_SECONDS_MAX = 20;
+/** Behind the playhead: without a limit a long film fills the memory. What was served is served again for nothing. */
+const BUFFER_SECONDS_BEHIND = 90;
+/** A decoder that fails again so soon after it was reset fails at the same place. */
+const RECOVERY_MS_MIN = 5_000;
+/** How soon a film that could not be loaded is tried again: the tries before it have taken their time. */
+const RESTART_MS = 5_000;
 /** The server holds an unpaid segment for 8 s, at most 25: the browser must not give up before. */
 const HOLD_MS_MAX = 30_000;
 const LOAD_MS_MAX = 120_000;
@@ -43,10 +49,12 @@ export function startPlayer(video: HTMLVideoElement, playlist: string, listener:
 
 function startHls(video: HTMLVideoElement, playlist: string, listener: PlayerListener): Player {
   let paying = true;
+  let recoveredAt = -Infinity;
   const hls = new Hls({
     enableWorker: false,
     maxBufferLength: BUFFER_SECONDS,
     maxMaxBufferLength: BUFFER_SECONDS_MAX,
+    backBufferLength: BUFFER_SECONDS_BEHIND,
     capLevelToPlayerSize: true,
     // The test would load the first segment twice.
     testBandwidth: false,
@@ -65,8 +73,16 @@ function startHls(video: HTMLVideoElement, playlist: string, listener: PlayerLis
       return;
     }
     if (!data.fatal) return;
-    if (data.type === Hls.ErrorTypes.MEDIA_ERROR) hls.recoverMediaError();
-    else listener.trouble(`The film cannot be loaded (${data.details}).`);
+    if (data.type === Hls.ErrorTypes.MEDIA_ERROR && performance.now() - recoveredAt > RECOVERY_MS_MIN) {
+      recoveredAt = performance.now();
+      hls.recoverMediaError();
+    } else if (data.type === Hls.ErrorTypes.NETWORK_ERROR && passes(data.response?.code)) {
+      // The session holds what was paid, so a server that was away for a while is no reason to begin a new one.
+      listener.trouble(`The film cannot be loaded (${data.details}). Trying again.`);
+      setTimeout(() => (hls.levels.length === 0 ? hls.loadSource(playlist) : hls.startLoad()), RESTART_MS);
+    } else {
+      listener.trouble(`The film cannot be loaded (${data.details}).`);
+    }
   });
   hls.loadSource(playlist);
   hls.attachMedia(video);
@@ -101,6 +117,11 @@ function segmentPolicy(): LoaderConfig {
       },
     },
   };
+}
+
+/** Whether a failed request is worth another: not after the server's plain no. */
+function passes(status: number | undefined): boolean {
+  return status === undefined || status >= 500 || PASSING_STATUSES.includes(status);
 }
 
 function segmentNumber(address: string): number | null {

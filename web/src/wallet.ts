@@ -53,10 +53,11 @@ const REFUSALS = [
  * once; by an earlier load in this tab; or by the browser.
  */
 export function findWallet(): Wallet | null {
-  const address = takeFragment() ?? sessionStorage.getItem(STORAGE_KEY);
+  const storage = tabStorage();
+  const address = takeFragment() ?? storage?.getItem(STORAGE_KEY) ?? null;
   const url = address === null ? null : sameOrigin(address);
   if (url) {
-    sessionStorage.setItem(STORAGE_KEY, url);
+    storage?.setItem(STORAGE_KEY, url);
     return new HttpWallet(url);
   }
   return window.webln ? new WebLnWallet(window.webln) : null;
@@ -71,6 +72,15 @@ async function within<T>(limitMs: number, promised: Promise<T>, words: string): 
     return await Promise.race([promised, late]);
   } finally {
     clearTimeout(timer);
+  }
+}
+
+/** Null where the browser keeps nothing for sites: it throws then at the mere name. */
+function tabStorage(): Storage | null {
+  try {
+    return sessionStorage;
+  } catch {
+    return null;
   }
 }
 

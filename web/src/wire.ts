@@ -64,8 +64,8 @@ export function readVideo(json: unknown): Video {
 export function readSession(json: unknown): Session {
   const session = object(json);
   return {
-    playlist: ownPath(text(session, 'playlist')),
-    control: ownPath(text(session, 'control')),
+    playlist: ownAddress(text(session, 'playlist')),
+    control: ownAddress(text(session, 'control')),
     payee: text(session, 'payee').toLowerCase(),
     msatPerSecond: msat(session, 'msat_per_second'),
     granularityMsat: msat(session, 'granularity_msat'),
@@ -117,11 +117,12 @@ export async function problemWords(response: Response): Promise<string> {
   return `The server answered ${response.status}${response.statusText ? ` ${response.statusText}` : ''}.`;
 }
 
-/** A path on this origin: what the server names is where the page's money and media go, so it stays at home. */
-function ownPath(address: string): string {
+/** An address on this origin: what the server names is where the page's money and media go, so it stays at home. */
+function ownAddress(address: string): string {
   const url = new URL(address, location.origin);
   if (url.origin !== location.origin) throw new Error('The server named an address on another origin.');
-  return url.pathname + url.search;
+  // Whole: a path that begins with two slashes would name another host.
+  return url.href;
 }
 
 function object(value: unknown): Record<string, unknown> {
