@@ -42,6 +42,8 @@ async function main(page: Page): Promise<void> {
     watch(page, video, wallet ?? findWallet()).catch((error: Error) => {
       page.notice('start', error.message);
       page.play.disabled = false;
+      // It lost the focus when it was disabled.
+      page.play.focus();
     });
   });
 }

@@ -25,6 +25,7 @@ export class Page {
   showVideo(video: Video): void {
     document.title = `${video.title} · Sluice`;
     say('title', video.title);
+    find('title', HTMLElement).classList.remove('sr-only');
     const facts = [video.creator && `by ${video.creator}`, video.durationMs > 0 && clock(video.durationMs / 1000)];
     say('byline', facts.filter(Boolean).join(' · '));
     say('description', video.description);
@@ -114,6 +115,7 @@ export class Page {
   showValve(paying: boolean): void {
     this.valve.disabled = false;
     this.valve.textContent = paying ? 'Stop paying' : 'Resume';
+    say('valve-note', paying ? 'Closes the gate: nothing more is paid until you resume.' : 'Opens the gate again.');
     this.valve.dataset['paying'] = String(paying);
   }
 

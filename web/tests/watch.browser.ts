@@ -83,6 +83,24 @@ const tests: Record<string, (context: Context) => Promise<void>> = {
     assert.deepEqual(faults, []);
   },
 
+  async 'a film that is not ready yet can be played once it is, without a reload'({ demo, open }) {
+    let looks = 0;
+    const { page } = await open(`/watch/${demo.video}`, async (page) => {
+      await page.route('**/api/v1/videos/*', async (route) => {
+        looks += 1;
+        // What strangers are told while a film is being prepared.
+        if (looks === 1) await route.fulfill({ status: 404, json: { title: 'Not Found' } });
+        else if (looks === 2) await route.abort();
+        else await route.continue();
+      });
+    });
+    await page.getByText('There is no film at this address, or it is not ready').waitFor({ timeout: PATIENCE_MS });
+    await page.getByText('The server cannot be reached. Trying again.').waitFor({ timeout: PATIENCE_MS });
+    await page.getByRole('button', { name: 'Play' }).click({ timeout: PATIENCE_MS });
+    await waitForTime(page, 1);
+    assert.equal(looks, 3);
+  },
+
   async 'without a wallet the preview plays, and the page says that one is needed'({ demo, open }) {
     const { page, faults } = await open(`/watch/${demo.video}`);
     await page.getByRole('button', { name: 'Play' }).click();
