@@ -36,16 +36,19 @@ const STORAGE_KEY = 'sluice.wallet';
 /** Longer than a Lightning payment takes with all its retries; what is not answered by then is `unknown`. */
 const PAY_TIMEOUT_MS = 60_000;
 const BALANCE_TIMEOUT_MS = 10_000;
-/** Time to read a prompt and for the payment after it. A browser's wallet may also never answer: its extension can be
- * put to sleep, and the promise with it. */
+/**
+ * Time to read a prompt and for the payment after it. A browser's wallet may also never answer: its extension can be
+ * put to sleep, and the promise with it.
+ */
 const PROMPT_TIMEOUT_MS = 120_000;
 /**
  * Whole messages that say that the viewer said no: WebLN has no codes. Never a part of one, because "cancelled
  * (timeout)" is said of payments under way. Nor "Prompt was closed": Alby pays while its prompt is still open.
  */
+const SAID_NO = '(?:rejected|denied|declined|refused|cancell?ed)';
 const REFUSALS = [
-  /^(?:the )?user (?:has )?(?:rejected|denied|declined|refused|cancell?ed)(?: (?:the|this))?(?: (?:request|prompt|payment|invoice))?[.!]?$/i,
-  /^(?:(?:the )?(?:request|payment) (?:was )?)?(?:rejected|denied|declined|refused|cancell?ed) by (?:the )?user[.!]?$/i,
+  new RegExp(`^(?:the )?user (?:has )?${SAID_NO}(?: (?:the|this))?(?: (?:request|prompt|payment|invoice))?[.!]?$`, 'i'),
+  new RegExp(`^(?:(?:the )?(?:request|payment) (?:was )?)?${SAID_NO} by (?:the )?user[.!]?$`, 'i'),
 ];
 
 /**

@@ -331,3 +331,55 @@ test('an invoice that grew too old while the viewer was away is passed over with
   await settle();
   assert.deepEqual(log, ['pay 2', 'paid 2', 'pay 3', 'paid 3']);
 });
+
+test('a refusal may follow a try that is still under way, so a failure after it proves nothing', async () => {
+  const { log, payer, offer } = scene(declines, fails);
+  offer(sell(2));
+  await settle();
+  payer.setPaused(false);
+  await settle();
+  assert.match(log.at(-1)!, /^stopped: It is not known/);
+  assert.ok(!log.some((line) => line.startsWith('failed')));
+});
+
+/** The budget in these is three segments, as nothing was watched yet. */
+const paidFor = (log: string[]) => log.filter((line) => line.startsWith('paid')).join();
+
+test('what may have been paid counts as spent while it is queued again', async () => {
+  const { log, payer, offer } = scene(silent);
+  offer(sell(2));
+  await settle();
+  payer.sought(40);
+  payer.setPaused(false);
+  for (const n of [40, 41, 42]) offer(sell(n));
+  await settle();
+  payer.ended();
+  assert.equal(paidFor(log), 'paid 40,paid 41');
+});
+
+test('what may have been paid counts as spent when its segment was delivered meanwhile', async () => {
+  const { log, payer, offer } = scene(silent);
+  offer(sell(2));
+  await settle();
+  payer.served(2);
+  payer.setPaused(false);
+  for (const n of [3, 4, 5]) offer(sell(n));
+  await settle();
+  payer.ended();
+  assert.equal(paidFor(log), 'paid 3,paid 4');
+});
+
+test('what may have been paid counts as spent when it expired before its next try', async (t) => {
+  t.mock.timers.enable({ apis: ['Date'], now: NOW * 1000 });
+  const { log, payer, offer } = scene(silent);
+  offer(sell(2));
+  await settle();
+  payer.sought(40);
+  payer.setPaused(false);
+  t.mock.timers.setTime((NOW + 700) * 1000);
+  payer.sought(2);
+  for (const n of [2, 3, 4]) offer(sellUntil(NOW + 1_300, n));
+  await settle();
+  payer.ended();
+  assert.equal(paidFor(log), 'paid 2,paid 3');
+});
