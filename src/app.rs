@@ -4,11 +4,12 @@ use std::io::{self, ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ use crate::settlement::Settlement;
 use crate::statements::Statements;
 use crate::store::engine::Engine;
 use crate::store::rocks::Rocks;
-use crate::store::{Ledger as _, Storage as _, Store};
+use crate::store::{Ledger as _, Sessions as _, Storage as _, Store};
 use crate::telemetry::Metrics;
 
 /// Everything ends within this, or is left to the end of the process.
@@ -147,6 +148,8 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         payouts: Arc::clone(&earned),
         suspension,
         metrics,
+        boot,
+        forwards: Arc::default(),
     };
     let payer = Arc::new(Payer {
         sender: Arc::clone(&node) as _,
@@ -156,7 +159,9 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         wake: earned,
         options: config.payout.clone(),
         started_ms: clock.now_ms(),
+        resends: Mutex::default(),
     });
+    tasks.spawn_critical("closings", settlement.clone().book_closings(tasks.cancellation()));
     tasks.spawn_critical("settlement", settlement.run(tasks.cancellation()));
     tasks.spawn_critical("payout", payer.run(tasks.cancellation()));
     let cancel = tasks.cancellation();
@@ -178,8 +183,11 @@ async fn sweep<E: Engine>(
         let now = clock.now_ms();
         let late = LATE_PAYMENT_SECONDS.saturating_add(BLOCK_TIME_SECONDS);
         let unpaid = (now / 1_000).saturating_sub(late);
-        match store.sweep(unpaid, now.saturating_sub(redeem_ms), now) {
-            Ok(swept) => tracing::debug!(?swept, "swept"),
+        let swept = store
+            .sweep(unpaid, now.saturating_sub(redeem_ms), now)
+            .and_then(|swept| Ok((swept, store.forget_sessions(now / 1_000)?)));
+        match swept {
+            Ok((swept, sessions)) => tracing::debug!(?swept, sessions, "swept"),
             Err(error) => tracing::error!(%error, "the sweep failed"),
         }
         shared.paywall.forget_quiet_clients();
@@ -194,10 +202,11 @@ async fn sweep<E: Engine>(
 pub async fn base(data_dir: &Path, options: &lightning::Options) -> anyhow::Result<Base> {
     make_private_directory(data_dir)?;
     let (path, seed_file) = (data_dir.join("db"), data_dir.join("seed"));
-    let fresh = !path.exists();
+    // The seed first: a start that dies between the two leaves a seed without a database, with which the next one goes on.
+    let seed = seed(&seed_file, !path.exists())?;
+    make_private_directory(&path)?;
     let store = tokio::task::spawn_blocking(move || Rocks::open(&path)).await??;
     let store = Arc::new(Store::new(store));
-    let seed = seed(&seed_file, fresh)?;
     let boot = store.next_boot()?;
     let state = Arc::clone(&store) as _;
     let node = ldk::start(options, seed, state, boot, &data_dir.join("node")).await?;
@@ -218,6 +227,7 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
              with media.allow_weak_sandbox = true"
         );
     }
+    allow_open_files();
     let listener = listen(config.http.listen).await?;
     let address = listener.local_addr()?;
     let Base { store, node, seed, boot } =
@@ -237,6 +247,7 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
         spool,
     };
     let shared = assemble(pieces, config, &tasks)?;
+    shared.library.sweep_spool().await;
     let operator_key = config.data_dir.join("operator.key");
     if !operator_key.exists() {
         write_private(&operator_key, shared.library.create_operator_key()?.as_bytes())?;
@@ -248,6 +259,15 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
     let id: NodeId = shared.payee;
     tracing::info!(%address, node = %id, "ready");
     Ok(Server { address, shared, operator_key, node, store, tasks })
+}
+
+/// Each viewer that is connected is an open file, and the database must never be refused one: asks for as many as the system allows.
+fn allow_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays low");
+    }
 }
 
 /// The program is worth nothing once the node cannot write its state.
@@ -338,13 +358,20 @@ fn seed(file: &Path, fresh: bool) -> anyhow::Result<[u8; 64]> {
     }
 }
 
-/// Writes a new file that only its owner can read, and waits for the disk.
+/// Writes a new file that only its owner can read, whole or not at all, and waits for the disk.
 pub fn write_private(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let part = file.with_extension("part");
     let write = || -> io::Result<()> {
+        // What an earlier start may have left half written.
+        match std::fs::remove_file(&part) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
         let mut open = std::fs::OpenOptions::new();
-        let mut opened = open.write(true).create_new(true).mode(0o600).open(file)?;
+        let mut opened = open.write(true).create_new(true).mode(0o600).open(&part)?;
         opened.write_all(bytes)?;
         opened.sync_all()?;
+        std::fs::rename(&part, file)?;
         match file.parent() {
             Some(parent) => std::fs::File::open(parent)?.sync_all(),
             None => Ok(()),

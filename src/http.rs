@@ -104,6 +104,7 @@ pub fn router(shared: App) -> Router {
         .route("/api/v1/earnings", get(creators::earnings))
         .route("/api/v1/payouts", get(creators::payouts))
         .route("/api/v1/node", get(operate::node))
+        .route("/api/v1/node/address", post(operate::address))
         .route("/api/v1/ledger", get(operate::ledger))
         .route("/healthz", get(operate::health))
         .route("/readyz", get(operate::ready))

@@ -244,14 +244,6 @@ impl Library {
         Ok(key)
     }
 
-    /// Lets in the operator's key that was made elsewhere, such as by the command line.
-    ///
-    /// # Errors
-    /// [`Error::Store`] where the store fails.
-    pub fn grant_operator(&self, key: &str) -> Result<(), Error> {
-        Ok(self.parts.store.grant(hash_key(key), Role::Operator)?)
-    }
-
     /// Whom a key belongs to.
     ///
     /// # Errors

@@ -137,10 +137,17 @@ pub enum Event {
         /// What we earned.
         fee: Msat,
     },
+    /// A channel was agreed on; nothing was paid over it yet.
+    ChannelPending {
+        /// Its identity (BOLT 2 `channel_id`), hexadecimal.
+        channel: String,
+    },
     /// A channel came up.
     ChannelReady {
         /// With whom.
         peer: Option<NodeId>,
+        /// Its identity (BOLT 2 `channel_id`), hexadecimal.
+        channel: String,
     },
     /// A channel is gone.
     ChannelClosed {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::lightning::{NodeInfo, Operator};
+use crate::lightning::{self, NodeInfo, Operator};
 use crate::paywall::Suspension;
 
 /// Looks after the node.
@@ -29,6 +29,14 @@ impl Operations {
     /// Identity, balances and channels.
     pub fn info(&self) -> NodeInfo {
         self.node.info()
+    }
+
+    /// A fresh address of the on-chain wallet, which holds the reserve of every channel that a peer opens.
+    ///
+    /// # Errors
+    /// [`lightning::Error`] where the node is not running.
+    pub fn address(&self) -> Result<String, lightning::Error> {
+        self.node.address()
     }
 
     /// Whether invoices can be made and paid now.

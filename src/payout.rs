@@ -1,7 +1,9 @@
 //! Use case: what creators earned reaches their wallets. Intent before sending, and after a crash the node is asked before anything is sent
-//! again: a keysend's preimage is derived from the payout's identity, so one payout has one payment hash for ever.
+//! again: a keysend's preimage is derived from the payout's identity, so one payout has one payment hash for ever. What may have been sent
+//! is given up only on the node's own word that it failed.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,7 +15,7 @@ use crate::domain::id::{CreatorId, PayoutId, Preimage};
 use crate::domain::ledger::Account;
 use crate::failpoint;
 use crate::lightning::{self, Outgoing, Sender};
-use crate::runtime::{Clock, new_uuid};
+use crate::runtime::{Clock, lock, new_uuid};
 use crate::store::{self, Creator, Destination, Payout, PayoutState, Settle};
 
 /// How creators are paid; a section of the configuration.
@@ -48,6 +50,9 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Waits after a payout that came back.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3_600));
 
+/// What may be on its way is sent again this often, in case it is not.
+const RESEND_EVERY: Duration = Duration::from_secs(10);
+
 /// By then the node has told everything that it kept over a restart.
 const STALE_AFTER_MS: u64 = 60_000;
 
@@ -71,6 +76,8 @@ pub struct Payer {
     pub options: Options,
     /// When this process started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
+    /// When a payout of open outcome is next sent again, in milliseconds since the Unix epoch.
+    pub resends: Mutex<HashMap<PayoutId, u64>>,
 }
 
 /// The root of payouts' preimages. It has no `Debug`, so that it is never logged.
@@ -122,7 +129,7 @@ impl Payer {
         for creator in self.store.creators()? {
             let Some(payout) = self.intend(&creator, interval_is_due)? else { continue };
             failpoint!("payout-planned");
-            self.pursue(&payout).await?;
+            self.begin(&payout).await?;
         }
         Ok(())
     }
@@ -151,37 +158,77 @@ impl Payer {
         Ok(self.store.plan(&payout)?.then_some(payout))
     }
 
-    /// Brings a payout on: asks the node first, and sends only what it never heard of.
+    /// Sends what was planned just now. Nobody ever sent it before, so a refusal is final.
+    async fn begin(&self, payout: &Payout) -> Result<(), store::Error> {
+        match self.send(payout).await {
+            // An event tells the outcome.
+            Ok(()) | Err(lightning::Error::Duplicate) => Ok(()),
+            // Sent or not: nobody knows. The intent stands, and the node is asked later.
+            Err(lightning::Error::NotRunning | lightning::Error::Node(_)) => Ok(()),
+            Err(error) => {
+                self.settle(payout, Settle::Returned { reason: error.to_string() })?;
+                self.forget(payout).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Brings on a payout that may have been sent. That it arrived is believed of the node's record; that it failed, of the node's event
+    /// alone: a record may also say "failed" because a second attempt found no route, while the first is still on its way.
     async fn pursue(&self, payout: &Payout) -> Result<(), store::Error> {
-        let outcome = match self.sender.outgoing(&payout.hash).await {
-            Outgoing::Pending if !self.is_stale(payout) => return Ok(()),
-            Outgoing::Pending => {
-                // A crash between the node's record and its sending: what is truly on its way, LDK refuses to send again.
-                tracing::warn!(payout = %payout.id, "pending since before this start: sent again");
-                if self.sender.forget(&payout.hash).await.is_err() {
-                    return Ok(());
-                }
-                match self.send(payout).await {
-                    Err(lightning::Error::NoRoute) => {
-                        Settle::Returned { reason: "no route".to_owned() }
-                    }
-                    Ok(()) | Err(_) => return Ok(()),
+        match self.sender.outgoing(&payout.hash).await {
+            Outgoing::Succeeded { preimage, fee } => {
+                self.settle(payout, Settle::Arrived { fee, preimage })
+            }
+            // The event comes. From before this start it may be a record that outlived its payment: then LDK is asked itself.
+            Outgoing::Pending | Outgoing::Failed if !self.is_stale(payout) => Ok(()),
+            Outgoing::Pending | Outgoing::Failed | Outgoing::Unknown => self.resend(payout).await,
+        }
+    }
+
+    /// Sends again what may be on its way: LDK refuses it then, because one payout has one payment id. That there is no route proves nothing,
+    /// because LDK looks for one before it looks whether the payment is on its way.
+    async fn resend(&self, payout: &Payout) -> Result<(), store::Error> {
+        let now = self.clock.now_ms();
+        let due = lock(&self.resends).get(&payout.id).is_none_or(|next| now >= *next);
+        // Read again: an outcome may have been booked, and the node's record removed, since the list was made.
+        if !due || !self.store.pending()?.iter().any(|of| of.id == payout.id) {
+            return Ok(());
+        }
+        lock(&self.resends).insert(payout.id, now.saturating_add(millis(RESEND_EVERY)));
+        self.forget(payout).await;
+        match self.send(payout).await {
+            Ok(()) => tracing::warn!(payout = %payout.id, "the node did not know it: sent"),
+            Err(lightning::Error::Malformed(reason)) => {
+                // It can never have been sent.
+                self.settle(payout, Settle::Returned { reason })?;
+                self.forget(payout).await;
+            }
+            Err(error) => {
+                tracing::debug!(payout = %payout.id, %error, "its outcome stays open");
+                // A refusal leaves a record that says "failed", which is not known.
+                if error == lightning::Error::NoRoute {
+                    self.forget(payout).await;
                 }
             }
-            Outgoing::Succeeded { preimage, fee } => Settle::Arrived { fee, preimage },
-            Outgoing::Failed => Settle::Returned { reason: "the payment failed".to_owned() },
-            Outgoing::Unknown => match self.send(payout).await {
-                Ok(()) | Err(lightning::Error::Duplicate) => return Ok(()),
-                // Not sent, or nobody knows: the intent stands, and the node is asked again.
-                Err(lightning::Error::NotRunning | lightning::Error::Node(_)) => return Ok(()),
-                Err(error) => Settle::Returned { reason: error.to_string() },
-            },
-        };
+        }
+        Ok(())
+    }
+
+    fn settle(&self, payout: &Payout, outcome: Settle) -> Result<(), store::Error> {
         self.store.settle(&payout.hash, &outcome, self.clock.now_ms())?;
+        lock(&self.resends).remove(&payout.id);
         if let Settle::Returned { reason } = outcome {
             tracing::warn!(payout = %payout.id, %reason, "a payout came back; it is tried again later");
         }
         Ok(())
+    }
+
+    /// Takes away the node's record, never the payment itself.
+    async fn forget(&self, payout: &Payout) {
+        if let Err(error) = self.sender.forget(&payout.hash).await {
+            tracing::debug!(payout = %payout.id, %error, "its record stays with the node");
+        }
     }
 
     /// Whether a payout that the node calls pending may be a record that outlived a crash.
@@ -211,7 +258,10 @@ impl Payer {
         let Some(setbacks) = self.store.setbacks(creator)? else { return Ok(false) };
         let doubled = 2_u32.saturating_pow(setbacks.count.saturating_sub(1));
         let wait = RETRY.0.saturating_mul(doubled).min(RETRY.1);
-        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        Ok(self.clock.now_ms() < setbacks.last_ms.saturating_add(wait_ms))
+        Ok(self.clock.now_ms() < setbacks.last_ms.saturating_add(millis(wait)))
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -131,6 +131,17 @@ pub enum Decision {
     Owed(Challenge),
 }
 
+/// What a payment is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Not booked.
+    Unpaid,
+    /// Opens its segment.
+    Good,
+    /// Served, and the grace is over; or its time ran out.
+    Over,
+}
+
 /// An invoice and the credential that its payment completes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Challenge {
@@ -175,9 +186,6 @@ pub enum Error {
     /// A session's key is not ours, is of a rotated generation, or its time is over.
     #[error("this session is over or was never there")]
     NoSession,
-    /// The session is not for this title.
-    #[error("this session is for another title")]
-    OtherTitle,
 }
 
 /// Set while payments cannot be booked: then no invoice is made.
@@ -242,22 +250,39 @@ impl Paywall {
         }
     }
 
-    /// Decides a request for a segment. The first credential that is good and for this segment counts.
+    /// The first credential that opens this segment now. One that is good and whose payment is not booked yet waits for that, then its
+    /// preimage is the proof. Nothing is redeemed: the caller reads the bytes next.
     ///
     /// # Errors
-    /// [`Error`] where neither the bytes nor an invoice can be given now; what was paid stays good.
-    pub async fn admit(
+    /// [`Error::Store`] where the store fails.
+    pub async fn opening(
         &self,
         offer: &Offer,
         presented: &[Presented],
+    ) -> Result<Option<Bound>, Error> {
+        for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
+            if self.booked(&bound, offer).await? {
+                return Ok(Some(bound));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Decides a request for a segment: redeems what opens it, or asks for a payment.
+    ///
+    /// # Errors
+    /// [`Error`] where neither the bytes nor an invoice can be given now; what was paid stays good.
+    pub fn admit(
+        &self,
+        offer: &Offer,
+        opening: Option<&Bound>,
         client: Client,
     ) -> Result<Decision, Error> {
         let Some(amount) = offer.price else { return Ok(Decision::Free) };
-        for credential in presented {
-            let Some(bound) = self.opens(credential, offer) else { continue };
-            if self.redeem(&bound, offer).await? {
-                return Ok(Decision::Granted);
-            }
+        if let Some(bound) = opening
+            && self.redeem(bound)?
+        {
+            return Ok(Decision::Granted);
         }
         self.challenge(offer, amount, client).map(Decision::Owed)
     }
@@ -271,15 +296,7 @@ impl Paywall {
             return Ok(true);
         }
         for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
-            let invoice = self.parts.store.invoice(&bound.hash)?;
-            let open = invoice.is_some_and(|invoice| match invoice.progress {
-                Progress::Open | Progress::Expired { .. } => false,
-                Progress::Credited { .. } => true,
-                Progress::Redeemed { at_ms } => {
-                    self.parts.clock.now_ms() <= at_ms.saturating_add(self.grace_ms())
-                }
-            });
-            if open {
+            if self.standing(&bound.hash)? == Standing::Good {
                 return Ok(true);
             }
         }
@@ -297,15 +314,30 @@ impl Paywall {
         (bound.segment == offer.segment).then_some(bound)
     }
 
-    /// Redeems a good credential; one whose payment is not booked yet waits for that, then its preimage is the proof.
-    async fn redeem(&self, bound: &Bound, offer: &Offer) -> Result<bool, Error> {
+    /// What a payment is good for now.
+    fn standing(&self, hash: &PaymentHash) -> Result<Standing, Error> {
+        let invoice = self.parts.store.invoice(hash)?;
+        Ok(match invoice.map(|invoice| invoice.progress) {
+            None | Some(Progress::Open) => Standing::Unpaid,
+            Some(Progress::Credited { .. }) => Standing::Good,
+            Some(Progress::Redeemed { at_ms })
+                if self.parts.clock.now_ms() <= at_ms.saturating_add(self.grace_ms()) =>
+            {
+                Standing::Good
+            }
+            Some(Progress::Redeemed { .. } | Progress::Expired { .. }) => Standing::Over,
+        })
+    }
+
+    /// Waits until a good credential's payment is booked, by its event or by proof; false where its time is over.
+    async fn booked(&self, bound: &Bound, offer: &Offer) -> Result<bool, Error> {
         let mut listener = self.parts.bells.listen(Wake::Payment(bound.hash));
         let deadline = tokio::time::Instant::now() + PROOF_AFTER;
         loop {
-            match self.redeem_once(bound)? {
-                Redeem::First | Redeem::Again => return Ok(true),
-                Redeem::Spent => return Ok(false),
-                Redeem::Unpaid | Redeem::Unknown => {}
+            match self.standing(&bound.hash)? {
+                Standing::Good => return Ok(true),
+                Standing::Over => return Ok(false),
+                Standing::Unpaid => {}
             }
             tokio::select! {
                 () = listener.rung() => {}
@@ -313,17 +345,21 @@ impl Paywall {
             }
         }
         self.prove(bound, offer)?;
-        Ok(matches!(self.redeem_once(bound)?, Redeem::First | Redeem::Again))
+        Ok(self.standing(&bound.hash)? == Standing::Good)
     }
 
-    fn redeem_once(&self, bound: &Bound) -> Result<Redeem, Error> {
+    /// Serves what a credential paid for; false where its time is over by now.
+    fn redeem(&self, bound: &Bound) -> Result<bool, Error> {
         let now = self.parts.clock.now_ms();
-        let outcome = self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())?;
-        if outcome == Redeem::First {
-            self.parts.metrics.earned(bound.amount);
-            self.parts.earned.notify_one();
+        match self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())? {
+            Redeem::First => {
+                self.parts.metrics.earned(bound.amount);
+                self.parts.earned.notify_one();
+                Ok(true)
+            }
+            Redeem::Again => Ok(true),
+            Redeem::Spent | Redeem::Unpaid | Redeem::Unknown => Ok(false),
         }
-        Ok(outcome)
     }
 
     /// Books a payment by its preimage. Where a power cut took the invoice's record, the credential holds all that was in it.
@@ -397,15 +433,21 @@ impl Paywall {
 
     /// Counts an invoice against the limits.
     pub(crate) fn limit(&self, client: Client) -> Result<(), Error> {
-        let clock = governor::clock::DefaultClock::default();
-        let wait = |not_until: governor::NotUntil<_>| Error::TooMany {
-            retry_after: not_until.wait_time_from(clock.now()),
-        };
-        self.per_client.check_key(&client).map_err(wait)?;
-        self.in_all.check().map_err(wait)
+        self.per_client.check_key(&client).map_err(too_many)?;
+        self.limit_in_all()
+    }
+
+    /// Counts an invoice of a session, whose wallet has no address that could be counted, against the limit for all.
+    pub(crate) fn limit_in_all(&self) -> Result<(), Error> {
+        self.in_all.check().map_err(too_many)
     }
 
     const fn grace_ms(&self) -> u64 {
         self.parts.options.replay_seconds.saturating_mul(1_000)
     }
+}
+
+fn too_many(not_until: governor::NotUntil<governor::clock::QuantaInstant>) -> Error {
+    let now = governor::clock::DefaultClock::default().now();
+    Error::TooMany { retry_after: not_until.wait_time_from(now) }
 }

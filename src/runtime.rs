@@ -79,14 +79,6 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// Starts a task.
-    pub fn spawn<F>(&self, task: F)
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        self.tracker.spawn(task);
-    }
-
     /// Starts a task without which the program is worth nothing: should it end before the stop, the program stops.
     pub fn spawn_critical<F>(&self, name: &'static str, task: F)
     where

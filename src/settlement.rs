@@ -4,6 +4,7 @@
 //! was booked and not acknowledged books nothing. While booking fails, no invoice is made.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::amount::Msat;
 use crate::domain::id::SessionId;
+use crate::domain::ledger::Account;
 use crate::failpoint;
 use crate::lightning::{Event, IncomingPayment, Operator, Receiver, Sender};
 use crate::paywall::{Suspension, Wake};
@@ -46,6 +48,36 @@ pub struct Settlement {
     pub suspension: Suspension,
     /// Counters.
     pub metrics: Metrics,
+    /// The number of this start.
+    pub boot: u64,
+    /// Payments forwarded in this start.
+    pub forwards: Arc<AtomicU64>,
+}
+
+/// How long nothing moves before the node is at rest: after a start LDK tells again, seconds later, what was not acknowledged.
+const REST_MS: u64 = 10_000;
+/// Closed channels are looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// What node and books say while nothing moves.
+type Seen = (Vec<(String, Msat)>, i128);
+
+/// Since when nothing has moved.
+#[derive(Debug, Default)]
+struct Rest(Option<(Seen, u64)>);
+
+impl Rest {
+    /// Whether what is seen has been the same for long enough, with nothing on its way.
+    fn holds(&mut self, seen: Seen, idle: bool, now_ms: u64) -> bool {
+        match &self.0 {
+            _ if !idle => self.0 = None,
+            Some((before, since)) if *before == seen => {
+                return now_ms >= since.saturating_add(REST_MS);
+            }
+            Some(_) | None => self.0 = Some((seen, now_ms)),
+        }
+        false
+    }
 }
 
 impl Settlement {
@@ -119,20 +151,20 @@ impl Settlement {
                 tracing::warn!(%reason, "a payment without a hash failed");
                 Ok(None)
             }
-            Event::ChannelReady { .. } => {
-                self.channels_ready()?;
+            Event::ChannelPending { channel } | Event::ChannelReady { channel, .. } => {
+                self.opened(channel)?;
                 Ok(None)
             }
             Event::ChannelClosed { peer, channel, reason } => {
                 tracing::warn!(?peer, channel, reason, "a channel closed");
                 self.metrics.channel_closed();
-                let remaining = self.channels_ready()?;
-                let booking = ChannelBooking::Closed { channel: channel.clone(), remaining };
-                self.store.book_channel(&booking, self.clock.now_ms())?;
+                self.store.channel_closed(channel)?;
                 Ok(None)
             }
             Event::Forwarded { fee } => {
+                let nth = self.forwards.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(fee_msat = fee.get(), "forwarded a payment");
+                self.store.book_forward(self.boot, nth, *fee, self.clock.now_ms())?;
                 Ok(None)
             }
             Event::Other(what) => {
@@ -142,19 +174,53 @@ impl Settlement {
         }
     }
 
-    /// Books the opening balance of every channel that has none yet, and tells what all hold together.
-    fn channels_ready(&self) -> Result<Msat, store::Error> {
-        let mut sum = Msat::ZERO;
-        for channel in self.node.info().channels.iter().filter(|channel| channel.ready) {
-            let balance = Msat::new(channel.balance_msat);
-            sum = sum.checked_add(balance).unwrap_or(sum);
-            let booking = ChannelBooking::Opened { channel: channel.id.clone(), balance };
-            if self.store.book_channel(&booking, self.clock.now_ms())? {
-                let (id, balance_msat) = (&channel.id, balance.get());
-                tracing::info!(channel = id, balance_msat, "a channel is ready");
+    /// Books a channel's opening balance, once, and before anything is paid over it.
+    fn opened(&self, id: &str) -> Result<(), store::Error> {
+        let channels = self.node.info().channels;
+        let Some(channel) = channels.iter().find(|channel| channel.id == id) else { return Ok(()) };
+        let balance = Msat::new(channel.balance_msat);
+        let booking = ChannelBooking::Opened { channel: id.to_owned(), balance };
+        if self.store.book_channel(&booking, self.clock.now_ms())? {
+            tracing::info!(channel = id, balance_msat = balance.get(), "a channel opens");
+        }
+        Ok(())
+    }
+
+    /// Books what closed channels held, until told to end. What that was is the difference between the books and what the other channels hold,
+    /// which is true only at rest.
+    pub async fn book_closings(self, cancel: CancellationToken) {
+        let mut rest = Rest::default();
+        while sleep(&cancel, LOOK_EVERY).await {
+            if let Err(error) = self.look_at_closings(&mut rest) {
+                tracing::error!(%error, "a closed channel could not be booked");
             }
         }
-        Ok(sum)
+    }
+
+    fn look_at_closings(&self, rest: &mut Rest) -> Result<(), store::Error> {
+        let closings = self.store.closings()?;
+        if closings.is_empty() {
+            *rest = Rest::default();
+            return Ok(());
+        }
+        let channels = self.node.info().channels;
+        let remaining: Vec<_> =
+            channels.into_iter().map(|of| (of.id, Msat::new(of.balance_msat))).collect();
+        let books = self.store.balance(Account::ChannelFunds)?;
+        let in_flight = self.store.balance(Account::PayoutsInFlight)?;
+        let now = self.clock.now_ms();
+        if !rest.holds((remaining.clone(), books), in_flight == 0, now) {
+            return Ok(());
+        }
+        for channel in closings {
+            let booking =
+                ChannelBooking::Closed { channel: channel.clone(), remaining: remaining.clone() };
+            self.store.book_channel(&booking, now)?;
+            let after = self.store.balance(Account::ChannelFunds)?;
+            let gone_msat = books.saturating_sub(after);
+            tracing::warn!(channel, gone_msat, "a closed channel is booked");
+        }
+        Ok(())
     }
 
     fn received(
@@ -207,5 +273,23 @@ impl Settlement {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rest_is_when_nothing_has_moved_for_ten_seconds() {
+        let seen = |balance| (vec![("aa".to_owned(), Msat::new(balance))], 7);
+        let mut rest = Rest::default();
+        assert!(!rest.holds(seen(1), true, 0));
+        assert!(!rest.holds(seen(1), true, 9_999));
+        assert!(rest.holds(seen(1), true, 10_000));
+        assert!(!rest.holds(seen(2), true, 10_000), "something moved");
+        assert!(!rest.holds(seen(2), false, 30_000), "a payout is on its way");
+        assert!(!rest.holds(seen(2), true, 30_001));
+        assert!(rest.holds(seen(2), true, 40_001));
     }
 }

@@ -233,6 +233,21 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// See [`Ledger::record`].
     fn book_channel(&self, booking: &ChannelBooking, now_ms: u64) -> Result<bool, Error>;
+    /// Notes, on disk, that a channel closed: what it held is booked by [`Ledger::book_channel`] once the node is at rest.
+    ///
+    /// # Errors
+    /// See [`Ledger::record`].
+    fn channel_closed(&self, channel: &str) -> Result<(), Error>;
+    /// Channels that closed and whose funds are not booked yet.
+    ///
+    /// # Errors
+    /// See [`Ledger::record`].
+    fn closings(&self) -> Result<Vec<String>, Error>;
+    /// Books the fee of a payment that was forwarded, under the number of the start that tells it and its place there.
+    ///
+    /// # Errors
+    /// See [`Ledger::record`].
+    fn book_forward(&self, boot: u64, nth: u64, fee: Msat, now_ms: u64) -> Result<(), Error>;
     /// The balance of an account.
     ///
     /// # Errors
@@ -262,6 +277,11 @@ pub trait Sessions: Send + Sync {
     /// # Errors
     /// See [`Sessions::open_invoice`].
     fn session(&self, id: SessionId) -> Result<Option<SessionState>, Error>;
+    /// Forgets sessions whose keys ended before a time (seconds since the Unix epoch) and that have neither invoices nor credit; how many.
+    ///
+    /// # Errors
+    /// See [`Sessions::open_invoice`].
+    fn forget_sessions(&self, expired_before_s: u64) -> Result<u64, Error>;
     /// Changes generation or end.
     ///
     /// # Errors
@@ -277,7 +297,8 @@ pub trait Payouts: Send + Sync {
     /// # Errors
     /// [`Error`] where the database fails; so in all verbs.
     fn plan(&self, payout: &Payout) -> Result<bool, Error>;
-    /// Books the outcome of a payout by its payment hash, once; `None` where no payout has this hash.
+    /// Books the outcome of a payout by its payment hash, once; `None` where no payout has this hash. One that arrives after it was booked as
+    /// come back is corrected: money that left is never missing from the books.
     ///
     /// # Errors
     /// See [`Payouts::plan`].

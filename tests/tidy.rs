@@ -66,7 +66,7 @@ const LAYERS: [(&str, &[&str]); 20] = [
 ];
 
 /// Paths beyond the table, each with its reason. One that is no longer used must go.
-const EXCEPTIONS: [(&str, &str, &str); 19] = [
+const EXCEPTIONS: [(&str, &str, &str); 20] = [
     ("http", "store::Error", "http::error gives it a status code"),
     ("http", "store::Invoice", "a session's 402 shows the open invoice"),
     ("http", "store::Role", "whom a key belongs to"),
@@ -77,6 +77,7 @@ const EXCEPTIONS: [(&str, &str, &str); 19] = [
     ("http", "blobs::Part", "names a part of a rendition; no store behind it"),
     ("http", "lightning::Network", "told to wallets when a session begins"),
     ("http", "lightning::NodeInfo", "plain data on the wire"),
+    ("http", "lightning::Error", "http::error gives it a status code"),
     ("library", "hls::Error", "a playlist that cannot be written is the library's error"),
     ("settlement", "paywall::Suspension", "minting stops while booking fails"),
     ("settlement", "paywall::Wake", "wakes who waits for a payment"),

@@ -22,7 +22,6 @@ use crate::lightning::Network;
 use crate::lightning::regtest::{Bitcoind, Options as BitcoindOptions, free_port};
 use crate::media::worker::Worker;
 use crate::media::{self, Transcoder as _};
-use crate::runtime::random_bytes;
 use crate::{payout, telemetry};
 
 mod network;
@@ -252,9 +251,7 @@ impl Kept {
     }
 
     fn write(&self, data_dir: &Path) -> anyhow::Result<()> {
-        let new = data_dir.join(format!("demo.json.{}", hex::encode(random_bytes::<4>())));
-        app::write_private(&new, &serde_json::to_vec_pretty(self)?)?;
-        Ok(std::fs::rename(new, Self::file(data_dir))?)
+        app::write_private(&Self::file(data_dir), &serde_json::to_vec_pretty(self)?)
     }
 }
 

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use serde::Deserialize;
+use serde_json::json;
 
 use super::client::Connection;
 use super::output;
@@ -20,11 +22,22 @@ pub(super) struct Arguments {
 enum Command {
     /// Identity, balances and channels (the operator's key).
     Info,
+    /// A fresh on-chain address: fund it, so that peers can open channels to this node.
+    Address,
+}
+
+#[derive(Deserialize)]
+struct Given {
+    address: String,
 }
 
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = arguments.connection.client()?;
     match arguments.command {
+        Command::Address => {
+            let given: Given = client.post("/api/v1/node/address", &json!({})).await?;
+            output::line(&given.address);
+        }
         Command::Info => {
             let info: NodeInfo = client.get("/api/v1/node").await?;
             output::line(&format!("node      {}", info.id));

@@ -31,10 +31,16 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     telemetry::start_logging(&config.log.filter, config.log.json);
     // Listens from here on: who reads "answers" may ask for the stop at once.
     let mut interrupted = pin!(interrupted());
+    let mut start = pin!(app::start(&config, None));
     let server = tokio::select! {
         biased;
-        () = &mut interrupted => return Ok(ExitCode::from(130)),
-        server = app::start(&config, None) => server?,
+        () = &mut interrupted => {
+            output::note("stopping, once the start is through; once more ends at once");
+            // A node that is left behind half started would be like one that was killed.
+            start.await?.stop().await?;
+            return Ok(ExitCode::from(130));
+        }
+        server = &mut start => server?,
     };
     let stopping = server.stopping();
     output::line(&format!("Sluice answers on http://{}", server.address));

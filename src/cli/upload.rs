@@ -26,6 +26,9 @@ pub(super) struct Arguments {
     /// Its name; without one, the file's.
     #[arg(long)]
     title: Option<String>,
+    /// Send the file for this draft or failed title instead of making another; its name and price stay.
+    #[arg(long, value_parser = video_id)]
+    video: Option<VideoId>,
     /// What it is about.
     #[arg(long, default_value = "")]
     description: String,
@@ -37,6 +40,10 @@ pub(super) struct Arguments {
     preview_seconds: u32,
     #[command(flatten)]
     connection: Connection,
+}
+
+fn video_id(text: &str) -> Result<VideoId, String> {
+    text.parse().map_err(|_| "the id of a title is a UUID: the end of its address".to_owned())
 }
 
 /// A title to be made.
@@ -71,7 +78,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         msat_per_second: arguments.msat_per_second,
         preview_seconds: arguments.preview_seconds,
     };
-    let video = send(&client, &upload).await?;
+    let video = match arguments.video {
+        Some(video) => {
+            put(&client, video, upload.file).await?;
+            video
+        }
+        None => send(&client, &upload).await?,
+    };
     follow(&client, video).await?;
     output::line(&client.url(&format!("/watch/{video}")));
     Ok(ExitCode::SUCCESS)
@@ -79,14 +92,8 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Makes a draft and sends its source.
 pub(super) async fn send(client: &Client, upload: &Upload<'_>) -> anyhow::Result<VideoId> {
-    let path = upload.file.display();
-    let file = tokio::fs::File::open(upload.file)
-        .await
-        .with_context(|| format!("{path} cannot be read"))?;
-    let length = file.metadata().await?.len();
-    if length == 0 {
-        bail!("{path} is empty");
-    }
+    // Looked at before the title is made: a file that is not there should leave no draft behind.
+    length(upload.file).await?;
     let draft = json!({
         "title": upload.title,
         "description": upload.description,
@@ -94,6 +101,30 @@ pub(super) async fn send(client: &Client, upload: &Upload<'_>) -> anyhow::Result
         "preview_seconds": upload.preview_seconds,
     });
     let created: Created = client.post("/api/v1/videos", &draft).await?;
+    put(client, created.id, upload.file).await?;
+    Ok(created.id)
+}
+
+/// The length of a file that can be sent.
+async fn length(file: &Path) -> anyhow::Result<u64> {
+    let path = file.display();
+    let metadata =
+        tokio::fs::metadata(file).await.with_context(|| format!("{path} cannot be read"))?;
+    if !metadata.is_file() {
+        bail!("{path} is no file");
+    }
+    if metadata.len() == 0 {
+        bail!("{path} is empty");
+    }
+    Ok(metadata.len())
+}
+
+/// Sends the source of a title.
+async fn put(client: &Client, video: VideoId, path: &Path) -> anyhow::Result<()> {
+    let length = length(path).await?;
+    let file = tokio::fs::File::open(path)
+        .await
+        .with_context(|| format!("{} cannot be read", path.display()))?;
     let bar = bar(length, "sending   {bar:32} {bytes}/{total_bytes} {eta}");
     let sent = bar.clone();
     let body = ReaderStream::with_capacity(file, CHUNK_BYTES).inspect(move |chunk| {
@@ -102,13 +133,13 @@ pub(super) async fn send(client: &Client, upload: &Upload<'_>) -> anyhow::Result
         }
     });
     let request = client
-        .request(Method::PUT, &format!("/api/v1/videos/{}/source", created.id))
+        .request(Method::PUT, &format!("/api/v1/videos/{video}/source"))
         .header(reqwest::header::CONTENT_LENGTH, length)
         .body(reqwest::Body::wrap_stream(body));
     let answer = client.send(request).await;
     bar.finish_and_clear();
-    answer.with_context(|| format!("the title {} stays as a draft", created.id))?;
-    Ok(created.id)
+    let again = || format!("the title is kept: send it again with --video {video}");
+    answer.map(drop).with_context(again)
 }
 
 /// Shows how a title is made, until it can be watched.

@@ -32,6 +32,8 @@ pub enum Account {
     OperatorFee,
     /// Revenue: routing fees that creators bear.
     RoutingCharged,
+    /// Revenue: fees of payments that this node forwarded for others.
+    Forwarding,
     /// Expense: routing fees paid.
     RoutingExpense,
     /// Liability: payments that match no invoice, and excess beyond one.
@@ -49,6 +51,7 @@ impl fmt::Display for Account {
             Self::PayoutsInFlight => f.write_str("liabilities:payouts"),
             Self::OperatorFee => f.write_str("revenue:fee"),
             Self::RoutingCharged => f.write_str("revenue:routing"),
+            Self::Forwarding => f.write_str("revenue:forwarding"),
             Self::RoutingExpense => f.write_str("expenses:routing"),
             Self::Unclaimed => f.write_str("liabilities:unclaimed"),
         }
@@ -67,6 +70,7 @@ impl FromStr for Account {
             "liabilities:payouts" => Self::PayoutsInFlight,
             "revenue:fee" => Self::OperatorFee,
             "revenue:routing" => Self::RoutingCharged,
+            "revenue:forwarding" => Self::Forwarding,
             "expenses:routing" => Self::RoutingExpense,
             "liabilities:unclaimed" => Self::Unclaimed,
             other => match other.strip_prefix("liabilities:creators:") {
@@ -106,10 +110,14 @@ pub enum EntryId {
     Plan(PayoutId),
     /// A payout arrived or came back.
     Settle(PayoutId),
+    /// A payout arrived after it had been booked as come back.
+    Correct(PayoutId),
     /// A channel's opening balance.
     ChannelOpened(String),
     /// A channel's funds went on-chain.
     ChannelClosed(String),
+    /// The `nth` payment that was forwarded in a start of the process.
+    Forward(u64, u64),
 }
 
 impl fmt::Display for EntryId {
@@ -121,8 +129,10 @@ impl fmt::Display for EntryId {
             Self::Expire(what) => write!(f, "expire:{what}"),
             Self::Plan(payout) => write!(f, "payout:{payout}:plan"),
             Self::Settle(payout) => write!(f, "payout:{payout}:settle"),
+            Self::Correct(payout) => write!(f, "payout:{payout}:correct"),
             Self::ChannelOpened(channel) => write!(f, "channel:{channel}:opened"),
             Self::ChannelClosed(channel) => write!(f, "channel:{channel}:closed"),
+            Self::Forward(boot, nth) => write!(f, "forward:{boot}:{nth}"),
         }
     }
 }
@@ -251,6 +261,28 @@ impl Entry {
                 (Account::RoutingCharged, negative(charged)),
             ],
         )
+    }
+
+    /// A payout that was booked as come back did arrive: what [`Entry::returned`] made payable again is taken back. The payable balance may
+    /// fall below zero, which later earnings make good.
+    ///
+    /// # Errors
+    /// [`Unbalanced`] where more was sent than planned.
+    pub fn corrected(
+        payout: PayoutId,
+        at_ms: u64,
+        creator: CreatorId,
+        planned: Msat,
+        sent: Msat,
+        fee: Msat,
+    ) -> Result<Self, Unbalanced> {
+        let arrived = Self::arrived(payout, at_ms, creator, planned, sent, fee)?;
+        let payable = Account::CreatorPayable(creator);
+        let from = |(account, amount)| match account {
+            Account::PayoutsInFlight => (payable, amount),
+            other => (other, amount),
+        };
+        Self::new(&EntryId::Correct(payout), at_ms, arrived.postings.into_iter().map(from))
     }
 
     /// A payout came back whole.

@@ -12,7 +12,7 @@ use crate::domain::amount::AmountError;
 use crate::domain::id::IdError;
 use crate::paywall::Challenge;
 use crate::store::Invoice;
-use crate::{library, paywall, store};
+use crate::{library, lightning, paywall, store};
 
 /// A problem document and its status.
 #[derive(Debug)]
@@ -234,6 +234,25 @@ impl From<library::Error> for Problem {
     }
 }
 
+impl From<lightning::Error> for Problem {
+    fn from(error: lightning::Error) -> Self {
+        use lightning::Error;
+        tracing::error!(%error, "the node refused");
+        match error {
+            Error::NotRunning
+            | Error::Start(_)
+            | Error::NoRoute
+            | Error::Duplicate
+            | Error::Malformed(_)
+            | Error::Node(_) => {
+                let detail = "The Lightning node did not do that now: see the log.";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "node", detail)
+                    .retry(Duration::from_secs(5))
+            }
+        }
+    }
+}
+
 impl From<paywall::Error> for Problem {
     fn from(error: paywall::Error) -> Self {
         use paywall::Error;
@@ -265,9 +284,6 @@ impl From<paywall::Error> for Problem {
             Error::NoSession => {
                 let detail = "This session is over or was never there. Begin another.";
                 Self::new(StatusCode::NOT_FOUND, "no_session", detail)
-            }
-            Error::OtherTitle => {
-                Self::new(StatusCode::NOT_FOUND, "no_session", "This session is for another title.")
             }
         }
     }

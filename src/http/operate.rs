@@ -21,6 +21,13 @@ pub async fn node(State(app): State<App>, caller: Caller) -> Answer<Json<NodeInf
     Ok(Json(app.operations.info()))
 }
 
+/// `POST /api/v1/node/address`: a fresh on-chain address of the operator's node.
+pub async fn address(State(app): State<App>, caller: Caller) -> Answer {
+    caller.operator()?;
+    let address = app.operations.address()?;
+    Ok((StatusCode::CREATED, Json(json!({ "address": address }))).into_response())
+}
+
 /// `GET /api/v1/ledger`: all balances, and whether the books are right.
 pub async fn ledger(State(app): State<App>, caller: Caller) -> Answer {
     caller.operator()?;

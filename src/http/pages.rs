@@ -1,14 +1,13 @@
 //! The pages, built from `web/` and carried in the program.
 
 use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::RustEmbed;
 
-use super::App;
 use super::error::{Answer, Problem};
 use super::extract::{Path, named};
+use crate::domain::id::VideoId;
 
 /// What Vite wrote; a build without it still works and then says how to make it.
 #[derive(RustEmbed)]
@@ -22,9 +21,9 @@ const POLICY: HeaderValue = HeaderValue::from_static(
      object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
 
-/// `GET /watch/{video}`: the page is the same for all; it asks the API for the title.
-pub async fn watch(State(app): State<App>, Path(video): Path<String>) -> Answer {
-    app.library.published(named(&video)?, None)?;
+/// `GET /watch/{video}`: the page is the same for all; it asks the API for the title, and says in words what it is told.
+pub async fn watch(Path(video): Path<String>) -> Answer {
+    named::<VideoId>(&video)?;
     let page = Dist::get("index.html").ok_or_else(Problem::no_pages)?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),

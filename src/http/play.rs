@@ -70,10 +70,12 @@ pub async fn part(
             Err(Problem::unpaid_head())
         };
     }
-    // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand.
-    if presented.is_empty() && offer.price.is_some() {
+    // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand. They are read for a
+    // credential that is good, and for nothing else.
+    let opening = app.paywall.opening(&offer, &presented).await?;
+    if opening.is_none() && offer.price.is_some() {
         app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
-        return match app.paywall.admit(&offer, &[], client).await? {
+        return match app.paywall.admit(&offer, None, client)? {
             Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
             Decision::Free | Decision::Granted => Err(Problem::unpaid_head()),
         };
@@ -83,7 +85,7 @@ pub async fn part(
         Ok(range) => range,
         Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
     };
-    match app.paywall.admit(&offer, &presented, client).await? {
+    match app.paywall.admit(&offer, opening.as_ref(), client)? {
         Decision::Free | Decision::Granted => {
             app.metrics.served(range.len(), begun.elapsed());
             Ok(media(bytes, &range))
@@ -132,12 +134,7 @@ pub fn playlist(text: String) -> Response {
 
 /// Media bytes, or the range of them that was asked for.
 pub fn media(bytes: Bytes, range: &Range) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, MP4),
-        (header::CACHE_CONTROL, PRIVATE),
-        (header::VARY, HeaderValue::from_static("Authorization")),
-        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-    ];
+    let headers = media_headers();
     match range {
         Range::Whole { .. } => (headers, Body::from(bytes)).into_response(),
         Range::Part { first, last, of } => {
@@ -156,14 +153,19 @@ pub fn media(bytes: Bytes, range: &Range) -> Response {
     }
 }
 
-/// What `HEAD` answers for media that is paid or free.
+/// What `HEAD` answers for media that is paid or free: what `GET` would, without the body.
 pub fn head(len: u64) -> Response {
-    let headers = [
+    let length = [(header::CONTENT_LENGTH, HeaderValue::from(len))];
+    (media_headers(), length, Body::empty()).into_response()
+}
+
+fn media_headers() -> [(header::HeaderName, HeaderValue); 4] {
+    [
         (header::CONTENT_TYPE, MP4),
         (header::CACHE_CONTROL, PRIVATE),
-        (header::CONTENT_LENGTH, HeaderValue::from(len)),
-    ];
-    (headers, Body::empty()).into_response()
+        (header::VARY, HeaderValue::from_static("Authorization")),
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+    ]
 }
 
 /// The last element of a path.

@@ -39,11 +39,11 @@ impl Library {
         }
         self.own_video(id, role)?;
         let hint = "a source can be sent for a draft or a failed title";
-        let _turn = self.take_turn(id)?;
+        let part = self.parts.spool.join(format!("{id}.part"));
+        let _turn = self.take_turn(id, part.clone())?;
         changed(self.parts.store.advance(id, VideoState::Uploading)?, hint)?;
         self.tell(id, Progress { received_bytes: Some(0), ..Progress::of(&VideoState::Uploading) });
 
-        let part = self.parts.spool.join(format!("{id}.part"));
         let received = self.spool(id, &part, announced, stream).await?;
         let source = format!("{id}.source");
         let io = |what| move |source| Error::Io { what, source };
@@ -86,8 +86,6 @@ impl Library {
             let Ok(chunk) = chunk else { return Err(Error::Broken { received }) };
             received = received.saturating_add(chunk.len() as u64);
             if received > max {
-                drop(file);
-                remove(part).await;
                 return Err(Error::TooLarge { max });
             }
             digest.update(&chunk);
@@ -107,10 +105,22 @@ impl Library {
         Ok(received)
     }
 
+    /// Removes what uploads left behind that a crash, or a client that went away, broke off; before any upload of this start.
+    pub async fn sweep_spool(&self) {
+        let Ok(mut entries) = fs::read_dir(&self.parts.spool).await else { return };
+        while let Ok(Some(entry)) = entries.next_entry().await {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == "part") {
+                tracing::info!(path = %path.display(), "an upload that broke off is removed");
+                remove(&path).await;
+            }
+        }
+    }
+
     /// One upload of a title at a time.
-    fn take_turn(&self, id: VideoId) -> Result<Turn<'_>, Error> {
+    fn take_turn(&self, id: VideoId, part: PathBuf) -> Result<Turn<'_>, Error> {
         if lock(&self.uploading).insert(id) {
-            Ok(Turn { library: self, id })
+            Ok(Turn { library: self, id, part })
         } else {
             let hint = "another upload of it is under way";
             Err(Error::State { state: VideoState::Uploading, hint })
@@ -118,13 +128,22 @@ impl Library {
     }
 }
 
+/// An upload under way. However it ends (the client that goes away drops it), what is left of its spool file goes: a source is sent again
+/// from its start, and half ones would only fill the disk.
 struct Turn<'a> {
     library: &'a Library,
     id: VideoId,
+    part: PathBuf,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
+        // A source that arrived whole has another name by now.
+        if let Err(error) = std::fs::remove_file(&self.part)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.part.display(), %error, "not removed");
+        }
         lock(&self.library.uploading).remove(&self.id);
     }
 }

@@ -69,7 +69,11 @@ struct State {
     tellings: Tellings,
     acknowledged: Vec<Told>,
     silent: Vec<Told>,
+    /// Records, which can be forgotten.
     sent: HashMap<PaymentHash, Sent>,
+    /// What is on its way, whether there is a record of it or not: as in LDK, which knows more than ldk-node's records.
+    flying: HashMap<PaymentHash, Sent>,
+    attempts: u64,
     script: VecDeque<Outcome>,
     usual: Option<Outcome>,
     fee: Msat,
@@ -228,14 +232,16 @@ impl FakeNode {
         self.state().script.extend(outcomes);
     }
 
+    /// How often somebody tried to send something.
+    pub fn attempts(&self) -> u64 {
+        self.state().attempts
+    }
+
     /// Ends a payment of ours that hangs. Whether it did.
     pub fn settle(&self, hash: &PaymentHash, success: bool) -> bool {
         let mut state = self.state();
         let fee = state.fee;
-        let Some(sent) = state.sent.get(hash).filter(|sent| sent.how == Outgoing::Pending).cloned()
-        else {
-            return false;
-        };
+        let Some(sent) = state.flying.remove(hash) else { return false };
         state.end(*hash, sent, success, fee);
         drop(state);
         self.queued.notify_one();
@@ -312,10 +318,16 @@ impl FakeNode {
         if state.stopped {
             return Err(Error::NotRunning);
         }
+        state.attempts = state.attempts.saturating_add(1);
         if state.sent.get(&hash).is_some_and(|sent| sent.how != Outgoing::Failed) {
             return Err(Error::Duplicate);
         }
         let usual = state.usual.unwrap_or(Outcome::Succeed);
+        let next = state.script.front().copied().unwrap_or(usual);
+        // As in LDK, a route is looked for before anybody asks whether the payment is on its way.
+        if next != Outcome::NoRoute && state.flying.contains_key(&hash) {
+            return Err(Error::Duplicate);
+        }
         let outcome = state.script.pop_front().unwrap_or(usual);
         let fee = state.fee;
         let sent = Sent { amount, preimage: proof, how: Outgoing::Pending };
@@ -329,6 +341,7 @@ impl FakeNode {
                 Err(Error::Node("scripted failure".to_owned()))
             }
             Outcome::Hang => {
+                state.flying.insert(hash, sent.clone());
                 state.sent.insert(hash, sent);
                 Ok(())
             }

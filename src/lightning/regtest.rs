@@ -147,15 +147,6 @@ impl Bitcoind {
         Ok(())
     }
 
-    /// The number of blocks above the first.
-    ///
-    /// # Errors
-    /// [`Error::Call`].
-    pub async fn height(&self) -> Result<u32, Error> {
-        let height = self.rpc("getblockcount", json!([])).await?;
-        Ok(height.as_u64().and_then(|height| u32::try_from(height).ok()).unwrap_or_default())
-    }
-
     /// How many transactions wait for a block.
     ///
     /// # Errors
@@ -168,11 +159,6 @@ impl Bitcoind {
     /// The port of its RPC.
     pub const fn rpc_port(&self) -> u16 {
         self.rpc_port
-    }
-
-    /// Where its chain is kept.
-    pub fn datadir(&self) -> &Path {
-        &self.datadir
     }
 
     /// The file that holds its credentials, new at each start.

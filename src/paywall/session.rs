@@ -4,7 +4,7 @@
 //! here in memory (where it plays, what was announced) is made anew from it after a restart, and every event is found by comparing
 //! the two, so that a lost signal loses nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
 use crate::domain::ledger::Split;
 use crate::domain::session::{Ask, View, Window};
-use crate::domain::video::{Media, SegmentPrice, Terms, Timeline};
+use crate::domain::video::{Media, SegmentPrice, Terms};
 use crate::runtime::{lock, new_uuid};
-use crate::store::{Draw, Invoice, Progress, Purpose, SessionRecord, SessionState};
+use crate::store::{Draw, Invoice, Purpose, SessionRecord, SessionState};
 
 mod stream;
 
 pub use stream::{Event, Followed, Follower, Numbered, What};
-use stream::{Live, Streams, announce, is_open, is_paid, planned};
+use stream::{Live, Streams, announce, is_open, planned};
 
 /// An unpaid segment is held this long by default: browsers' players give up at ten seconds.
 const HOLD_MS_DEFAULT: u16 = 8_000;
@@ -34,6 +34,10 @@ const AHEAD_DEFAULT: u8 = 3;
 const AHEAD_MAX: u8 = 10;
 /// Segments of one invoice at most: some minutes.
 const BUNDLE_MAX: u8 = 60;
+/// Unpaid invoices of one session that are kept at once: a window's, and those of wallets that failed or came late.
+const UNPAID_MAX: usize = 128;
+/// Wallets that follow one session at once.
+const FOLLOWERS_MAX: usize = 4;
 /// A held request looks this often without being rung.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A session that nobody touched for so long leaves the memory; what is stored stays.
@@ -111,13 +115,15 @@ pub struct Stage<'a> {
 pub struct SessionGate {
     paywall: Arc<Paywall>,
     streams: Streams,
+    /// Held while a session's record is changed.
+    changes: Mutex<()>,
     boot: u64,
 }
 
 impl SessionGate {
     /// Over a gate.
     pub fn new(paywall: Arc<Paywall>, boot: u64) -> Self {
-        Self { paywall, streams: Streams::default(), boot }
+        Self { paywall, streams: Streams::default(), changes: Mutex::default(), boot }
     }
 
     /// Begins a session for a version under the terms of now. Nothing is stored.
@@ -189,7 +195,6 @@ impl SessionGate {
     ) -> Result<Play, Error> {
         let Some(amount) = price(session, stage, number)? else { return Ok(Play::Granted) };
         let store = &self.paywall.parts.store;
-        let live = self.live(session)?;
         let mut listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         let hold = Duration::from_millis(u64::from(session.hold_ms));
         let deadline = tokio::time::Instant::now() + hold;
@@ -201,15 +206,23 @@ impl SessionGate {
             if state.as_ref().is_some_and(covered) {
                 return Ok(Play::Granted);
             }
+            // Looked at after the credit: what is paid plays, also where there is no room for another session.
+            let live = self.live(session)?;
             if held.is_none() {
                 // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
                 self.note(&live, number, false);
             }
-            self.refresh(session, stage, &live)?;
+            // Where an invoice is open for this segment its payment may be on its way: that none can be minted beside it ends nothing.
+            if let Err(error) = self.refresh(session, stage, &live)
+                && self.open_for(session, number)?.is_none()
+            {
+                return Err(error);
+            }
             if held.is_none() {
                 held = Some(self.paywall.parts.metrics.hold());
                 lock(&live).tell(Event::Segment { what: What::Waiting, segment: number });
             }
+            drop(live);
             // A seek is invoiced once it stands; the clock lets further invoices out; both need a look without a ring.
             tokio::select! {
                 () = listener.rung() => {}
@@ -217,11 +230,19 @@ impl SessionGate {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
+        Ok(Play::Owed { invoice: self.open_for(session, number)?.map(Box::new), amount })
+    }
+
+    /// The open invoice that is planned for a segment.
+    fn open_for(
+        &self,
+        session: &SessionToken,
+        number: SegmentNumber,
+    ) -> Result<Option<Invoice>, Error> {
         let now = self.paywall.parts.clock.now_s();
         let open = |invoice: &Invoice| is_open(invoice, now) && planned(invoice).contains(&number);
-        let state = store.session(session.id)?;
-        let invoice = state.and_then(|state| state.invoices.into_iter().find(open)).map(Box::new);
-        Ok(Play::Owed { invoice, amount })
+        let state = self.paywall.parts.store.session(session.id)?;
+        Ok(state.and_then(|state| state.invoices.into_iter().find(open)))
     }
 
     /// Gives a segment whose bytes the caller has in hand: free, served before, or drawn from the credit and earned now. False where
@@ -243,8 +264,8 @@ impl SessionGate {
                 Draw::Short { .. } => return Ok(false),
             },
         };
-        if first {
-            let live = self.live(session)?;
+        // Without room for the session nobody can follow it either, and what is paid plays all the same.
+        if first && let Ok(live) = self.live(session) {
             self.note(&live, number, true);
             // The next invoices. That none can be made now must not keep from the viewer what is paid.
             if let Err(error) = self.refresh(session, stage, &live) {
@@ -266,7 +287,7 @@ impl SessionGate {
     /// A wallet's view: what it missed since `last`, or a snapshot of open invoices, and the stream from there on.
     ///
     /// # Errors
-    /// [`Error::Store`] where the store fails.
+    /// [`Error::TooMany`] where too many follow it already, [`Error::Store`] where the store fails.
     pub fn follow(
         &self,
         session: &SessionToken,
@@ -281,6 +302,9 @@ impl SessionGate {
         }
         // Locked first: what is minted in between would be neither in the snapshot nor in the stream.
         let guard = lock(&live);
+        if guard.events.receiver_count() >= FOLLOWERS_MAX {
+            return Err(Error::TooMany { retry_after: Duration::from_secs(5) });
+        }
         let stored = self.paywall.parts.store.session(session.id)?;
         let events = guard.events.subscribe();
         let kept_from = guard.log.front().map_or(guard.next, |(n, _)| *n);
@@ -295,6 +319,9 @@ impl SessionGate {
             Some(from) => {
                 let since = guard.log.iter().filter(|(n, _)| *n >= from);
                 since.map(|(n, event)| self.number(*n, event.clone())).collect()
+            }
+            None if stored.as_ref().is_some_and(|state| state.record.ended) => {
+                vec![self.number(before, Event::End {})]
             }
             None => {
                 let now = self.paywall.parts.clock.now_s();
@@ -329,12 +356,9 @@ impl SessionGate {
         let live = self.live(session)?;
         let state = self.paywall.parts.store.session(session.id)?;
         let guard = lock(&live);
-        let paid = |state: &SessionState| {
-            state.invoices.iter().filter(|of| of.progress != Progress::Open).count()
-        };
         Ok(Status {
             position: guard.window.playhead(),
-            paid: state.as_ref().map_or(0, paid),
+            paid: state.as_ref().map_or(0, |state| state.paid),
             served: state.as_ref().map_or(0, |state| state.served.len()),
             credit_msat: state.as_ref().map_or(Msat::ZERO, |state| state.credit),
             spent_msat: state.as_ref().map_or(Msat::ZERO, |state| state.spent),
@@ -354,11 +378,18 @@ impl SessionGate {
         Ok(())
     }
 
-    /// The payer's payment of an invoice failed for good: another may take its place.
+    /// The payer's payment of an invoice failed for good: another may take its place. Of what is not an open invoice of this session nothing
+    /// is noted.
     ///
     /// # Errors
-    /// [`Error`] where there is no room for the session.
+    /// [`Error`] where there is no room for the session or the store fails.
     pub fn report_failed(&self, session: &SessionToken, hash: PaymentHash) -> Result<(), Error> {
+        let now = self.paywall.parts.clock.now_s();
+        let stored = self.paywall.parts.store.session(session.id)?;
+        let open = |invoice: &Invoice| invoice.hash == hash && is_open(invoice, now);
+        if !stored.is_some_and(|state| state.invoices.iter().any(open)) {
+            return Ok(());
+        }
         let live = self.live(session)?;
         lock(&live).failed.insert(hash);
         self.paywall.parts.bells.ring(&Wake::Session(session.id));
@@ -370,9 +401,9 @@ impl SessionGate {
     /// # Errors
     /// [`Error::Store`] where the store fails.
     pub fn rotate(&self, session: &SessionToken, split: Split) -> Result<String, Error> {
-        let mut record = self.record(session, split)?;
-        record.generation = record.generation.saturating_add(1);
-        self.paywall.parts.store.put_session(&record)?;
+        let record = self.change(session, split, |record| {
+            record.generation = record.generation.saturating_add(1);
+        })?;
         let rotated = SessionToken { generation: record.generation, ..*session };
         Ok(self.paywall.parts.keys.issue_session(SessionKind::Play, &rotated))
     }
@@ -382,9 +413,7 @@ impl SessionGate {
     /// # Errors
     /// [`Error::Store`] where the store fails.
     pub fn end(&self, session: &SessionToken, split: Split) -> Result<(), Error> {
-        let mut record = self.record(session, split)?;
-        record.ended = true;
-        self.paywall.parts.store.put_session(&record)?;
+        self.change(session, split, |record| record.ended = true)?;
         let live = self.live(session)?;
         lock(&live).tell(Event::End {});
         Ok(())
@@ -394,10 +423,13 @@ impl SessionGate {
     pub fn forget_idle(&self) {
         let now = self.paywall.parts.clock.now_ms();
         lock(&self.streams.0).retain(|_, live| {
-            Arc::strong_count(live) > 1 || {
-                let live = lock(live);
-                live.events.receiver_count() > 0 || now.saturating_sub(live.touched_ms) < IDLE_MS
-            }
+            // One that is locked is in use.
+            let in_use = Arc::strong_count(live) > 1;
+            in_use
+                || live.try_lock().map_or(true, |live| {
+                    let idle = now.saturating_sub(live.touched_ms) >= IDLE_MS;
+                    live.events.receiver_count() > 0 || !idle
+                })
         });
     }
 
@@ -405,19 +437,21 @@ impl SessionGate {
     fn live(&self, session: &SessionToken) -> Result<Arc<Mutex<Live>>, Error> {
         let parts = &self.paywall.parts;
         let now = parts.clock.now_ms();
-        if let Some(live) = lock(&self.streams.0).get(&session.id) {
-            lock(live).touched_ms = now;
-            return Ok(Arc::clone(live));
+        let known = lock(&self.streams.0).get(&session.id).cloned();
+        if let Some(live) = known {
+            // Outside of the lock for all: one session's work must not hold up the others.
+            lock(&live).touched_ms = now;
+            return Ok(live);
         }
         let stored = parts.store.session(session.id)?;
         let mut window = Window::new(session.ahead, session.bundle, now);
-        let mut announced = BTreeMap::new();
+        let mut announced = BTreeSet::new();
         if let Some(state) = stored {
             for number in &state.served {
                 window.served(*number);
             }
             window.restart_clock(now);
-            announced = state.invoices.iter().map(|of| (of.hash, is_paid(of))).collect();
+            announced = state.invoices.iter().map(|of| of.hash).collect();
         }
         let live = Arc::new(Mutex::new(Live::new(window, announced, now)));
         let mut streams = lock(&self.streams.0);
@@ -470,9 +504,8 @@ impl SessionGate {
         // Locked first: who read before another minted would mint the same again.
         let mut live = lock(live);
         let stored = parts.store.session(session.id)?;
-        for invoice in stored.iter().flat_map(|state| &state.invoices) {
-            self.announce_change(&mut live, invoice, timeline);
-        }
+        let unpaid = stored.as_ref().map(|state| state.invoices.as_slice()).unwrap_or_default();
+        live.announce_changes(unpaid, timeline, |hash| parts.store.invoice(hash))?;
         let ended = stored.as_ref().is_some_and(|state| state.record.ended);
         if live.paused || ended {
             return Ok(());
@@ -500,38 +533,32 @@ impl SessionGate {
             },
             now,
         )?;
-        for due in due {
+        // What was asked for and not paid is kept for hours: a wallet that reports one failure after the other must not fill the disk.
+        for due in due.into_iter().take(UNPAID_MAX.saturating_sub(unpaid.len())) {
+            self.paywall.limit_in_all()?;
             let minted = self.paywall.mint(due.amount)?;
             let purpose = Purpose::Session { session: session.id, segments: due.segments };
             let invoice = self.paywall.invoice(&minted, due.amount, purpose, stage.split);
             parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;
             parts.metrics.challenge();
-            self.announce_change(&mut live, &invoice, timeline);
+            live.announce(&invoice, timeline);
         }
         Ok(())
     }
 
-    /// Tells an invoice that is new, and a payment that is new; each once.
-    fn announce_change(&self, live: &mut Live, invoice: &Invoice, timeline: &Timeline) {
-        let paid = is_paid(invoice);
-        match live.announced.insert(invoice.hash, paid) {
-            None if !paid => {
-                if let Some(event) = announce(invoice, timeline) {
-                    live.tell(event);
-                }
-            }
-            None | Some(false) if paid => live.tell(Event::Paid {
-                payment_hash: invoice.hash,
-                segments: planned(invoice).to_vec(),
-                amount_msat: invoice.amount,
-            }),
-            _ => {}
-        }
-    }
-
-    fn record(&self, session: &SessionToken, split: Split) -> Result<SessionRecord, Error> {
+    /// Changes what is stored of a session; one change at a time, so that none undoes another.
+    fn change(
+        &self,
+        session: &SessionToken,
+        split: Split,
+        change: impl FnOnce(&mut SessionRecord),
+    ) -> Result<SessionRecord, Error> {
+        let _guard = lock(&self.changes);
         let stored = self.paywall.parts.store.session(session.id)?;
-        Ok(stored.map_or_else(|| new_record(session, split), |state| state.record))
+        let mut record = stored.map_or_else(|| new_record(session, split), |state| state.record);
+        change(&mut record);
+        self.paywall.parts.store.put_session(&record)?;
+        Ok(record)
     }
 }
 
@@ -565,5 +592,6 @@ fn new_record(session: &SessionToken, split: Split) -> SessionRecord {
         split,
         generation: session.generation,
         ended: false,
+        expires_at: session.expires_at,
     }
 }

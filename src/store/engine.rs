@@ -28,11 +28,13 @@ pub enum Table {
     Balances,
     /// Payouts, by id and by payment hash.
     Payouts,
+    /// Channels that closed and are not booked.
+    Channels,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Node,
         Self::Catalog,
         Self::Jobs,
@@ -42,6 +44,7 @@ impl Table {
         Self::Entries,
         Self::Balances,
         Self::Payouts,
+        Self::Channels,
     ];
 
     /// Its name on disk.
@@ -56,6 +59,7 @@ impl Table {
             Self::Entries => "entries",
             Self::Balances => "balances",
             Self::Payouts => "payouts",
+            Self::Channels => "channels",
         }
     }
 }

@@ -82,7 +82,10 @@ impl<E: Engine> Store<E> {
             Purpose::Segment { .. } => (None, invoice.amount),
         };
         invoice.progress = Progress::Credited { at_ms: now_ms };
-        let batch = vec![put(Table::Invoices, invoice.hash.as_bytes(), &invoice)?];
+        let mut batch = vec![put(Table::Invoices, invoice.hash.as_bytes(), &invoice)?];
+        if let Some(session) = session {
+            batch.extend(super::sessions::paid(session, &invoice.hash)?);
+        }
         let booked = Booked { session, ..booked };
         self.book(payment, received, to_credit, booked, batch, now_ms)?;
         let excess = received.saturating_sub(invoice.amount);
@@ -105,6 +108,21 @@ impl<E: Engine> Store<E> {
         self.book(payment, amount, to_credit, booked, Vec::new(), now_ms)
     }
 
+    fn has_entry(&self, id: &EntryId) -> Result<bool, Error> {
+        Ok(self.engine.get(Table::Entries, id.to_string().as_bytes())?.is_some())
+    }
+
+    /// What those of some channels hold together that were booked as opened.
+    fn booked(&self, channels: &[(String, Msat)]) -> Result<i128, Error> {
+        let mut sum = 0_i128;
+        for (channel, balance) in channels {
+            if self.has_entry(&EntryId::ChannelOpened(channel.clone()))? {
+                sum = sum.checked_add(balance.signed()).ok_or_else(overflow)?;
+            }
+        }
+        Ok(sum)
+    }
+
     fn put_invoice(&self, invoice: &Invoice) -> Result<Op, Error> {
         put(Table::Invoices, invoice.hash.as_bytes(), invoice)
     }
@@ -120,8 +138,10 @@ impl<E: Engine> Store<E> {
         let forget = || {
             let mut batch = vec![Op::Delete(Table::Invoices, invoice.hash.as_bytes().to_vec())];
             if let Purpose::Session { session, .. } = invoice.purpose {
-                let index = super::sessions::invoice_key(session, &invoice.hash);
-                batch.push(Op::Delete(Table::Sessions, index.into_bytes()));
+                use super::sessions::{invoice_key, paid_key};
+                for key in [invoice_key(session, &invoice.hash), paid_key(session, &invoice.hash)] {
+                    batch.push(Op::Delete(Table::Sessions, key.into_bytes()));
+                }
             }
             batch
         };
@@ -298,17 +318,42 @@ impl<E: Engine> Ledger for Store<E> {
             }
             ChannelBooking::Closed { channel, remaining } => {
                 let books = self.balance(Account::ChannelFunds)?;
-                let gone = remaining.signed().checked_sub(books).ok_or_else(overflow)?;
+                let gone = self.booked(remaining)?.checked_sub(books).ok_or_else(overflow)?;
                 (EntryId::ChannelClosed(channel.clone()), Account::OnchainFunds, gone)
             }
         };
-        if self.engine.get(Table::Entries, id.to_string().as_bytes())?.is_some() {
+        if self.has_entry(&id)? {
             return Ok(false);
         }
         let counter = amount.checked_neg().ok_or_else(overflow)?;
         let entry = Entry::new(&id, now_ms, [(Account::ChannelFunds, amount), (other, counter)]);
-        self.engine.write(self.post(entry)?, Durability::Disk)?;
+        let mut batch = self.post(entry)?;
+        if let ChannelBooking::Closed { channel, .. } = booking {
+            batch.push(Op::Delete(Table::Channels, channel.clone().into_bytes()));
+        }
+        self.engine.write(batch, Durability::Disk)?;
         Ok(true)
+    }
+
+    fn channel_closed(&self, channel: &str) -> Result<(), Error> {
+        let _guard = lock(&self.money);
+        if self.has_entry(&EntryId::ChannelClosed(channel.to_owned()))? {
+            return Ok(());
+        }
+        let mark = put(Table::Channels, channel, &channel)?;
+        self.engine.write(vec![mark], Durability::Disk)
+    }
+
+    fn closings(&self) -> Result<Vec<String>, Error> {
+        self.read_all(Table::Channels, "")
+    }
+
+    fn book_forward(&self, boot: u64, nth: u64, fee: Msat, now_ms: u64) -> Result<(), Error> {
+        let _guard = lock(&self.money);
+        let postings =
+            [(Account::ChannelFunds, fee.signed()), (Account::Forwarding, negative(fee))];
+        let entry = Entry::new(&EntryId::Forward(boot, nth), now_ms, postings);
+        self.engine.write(self.post(entry)?, Durability::Process)
     }
 
     fn balance(&self, account: Account) -> Result<i128, Error> {

@@ -41,19 +41,24 @@ impl<E: Engine> Payouts for Store<E> {
         let Some(mut payout) = self.read::<Payout>(Table::Payouts, payout_key(key))? else {
             return Err(Error::Corrupt(format!("the payout {} is missing", key.1)));
         };
-        if payout.state != PayoutState::Pending {
-            return Ok(Some(payout));
-        }
         let (id, creator, planned) = (payout.id, payout.creator, payout.planned);
+        let first = payout.state == PayoutState::Pending;
+        let returned = matches!(payout.state, PayoutState::Returned { .. });
         let (entry, state) = match outcome {
-            Settle::Arrived { fee, preimage } => (
-                Entry::arrived(id, now_ms, creator, planned, payout.amount, *fee),
+            Settle::Arrived { fee, preimage } if first || returned => (
+                if first {
+                    Entry::arrived(id, now_ms, creator, planned, payout.amount, *fee)
+                } else {
+                    tracing::error!(payout = %id, "arrived after it had been booked as come back");
+                    Entry::corrected(id, now_ms, creator, planned, payout.amount, *fee)
+                },
                 PayoutState::Arrived { fee: *fee, preimage: *preimage },
             ),
-            Settle::Returned { reason } => (
+            Settle::Returned { reason } if first => (
                 Entry::returned(id, now_ms, creator, planned),
                 PayoutState::Returned { reason: reason.clone() },
             ),
+            Settle::Arrived { .. } | Settle::Returned { .. } => return Ok(Some(payout)),
         };
         payout.state = state;
         let mut batch = self.post(entry)?;
@@ -68,7 +73,9 @@ impl<E: Engine> Payouts for Store<E> {
             }
         });
         batch.push(put(Table::Payouts, payout_key(key), &payout)?);
-        batch.push(Op::Delete(Table::Payouts, pending_key(creator).into_bytes()));
+        if first {
+            batch.push(Op::Delete(Table::Payouts, pending_key(creator).into_bytes()));
+        }
         self.engine.write(batch, Durability::Process)?;
         Ok(Some(payout))
     }

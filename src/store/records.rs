@@ -263,12 +263,13 @@ pub enum ChannelBooking {
         /// Our side.
         balance: Msat,
     },
-    /// A channel closed, and the remaining ones hold this much: the difference to the books went on-chain or was lost there.
+    /// A channel closed, and these remain, with our side of each; of those that were booked as opened the difference to the books is what went
+    /// on-chain or was lost there. True only at rest: with no payment on its way and none untold.
     Closed {
         /// Its identity.
         channel: String,
-        /// Our side of all channels that remain.
-        remaining: Msat,
+        /// The channels there are.
+        remaining: Vec<(String, Msat)>,
     },
 }
 
@@ -289,6 +290,8 @@ pub struct SessionRecord {
     pub generation: u32,
     /// No further invoices.
     pub ended: bool,
+    /// When its keys end, in seconds since the Unix epoch.
+    pub expires_at: u64,
 }
 
 /// [`Terms`] as they are stored.
@@ -323,7 +326,9 @@ pub struct SessionState {
     pub spent: Msat,
     /// The segments that were served.
     pub served: BTreeSet<SegmentNumber>,
-    /// Its invoices, paid or not.
+    /// How many of its invoices were paid.
+    pub paid: usize,
+    /// Its invoices that are not paid.
     pub invoices: Vec<Invoice>,
 }
 

@@ -1,6 +1,7 @@
-//! Sessions. Keys in [`Table::Sessions`]: `session/{id}`, `served/{id}/{number}`, `invoice/{id}/{hash}`.
+//! Sessions. Keys in [`Table::Sessions`]: `session/{id}`, `served/{id}/{number}`, `invoice/{id}/{hash}` of those that are not paid and
+//! `paid/{id}/{hash}` of those that are.
 
-use super::engine::{Engine, Store, Table, put};
+use super::engine::{Engine, Op, Store, Table, put};
 use super::money::{credit_key, number_text, spent_key};
 use super::{Durability, Error, Invoice, Ledger, SessionRecord, SessionState, Sessions};
 use crate::domain::amount::Msat;
@@ -37,14 +38,46 @@ impl<E: Engine> Sessions for Store<E> {
             credit: amount(self.sum(credit_key(id))?),
             spent: amount(self.sum(spent_key(id))?),
             served: served.into_iter().collect(),
+            paid: self.rows(format!("paid/{id}/"))?.len(),
             invoices,
         }))
+    }
+
+    fn forget_sessions(&self, expired_before_s: u64) -> Result<u64, Error> {
+        let mut forgotten = 0_u64;
+        let records: Vec<SessionRecord> = self.read_all(Table::Sessions, "session/")?;
+        for record in records.iter().filter(|of| of.expires_at < expired_before_s) {
+            let _guard = lock(&self.money);
+            let id = record.id;
+            let invoices = self.rows(format!("invoice/{id}/"))?;
+            let paid = self.rows(format!("paid/{id}/"))?;
+            if !invoices.is_empty() || !paid.is_empty() || self.sum(credit_key(id))? != 0 {
+                continue;
+            }
+            let mut keys = self.rows(format!("served/{id}/"))?;
+            keys.push(session_key(id).into_bytes());
+            let mut batch: Vec<Op> =
+                keys.into_iter().map(|key| Op::Delete(Table::Sessions, key)).collect();
+            batch.push(Op::Delete(Table::Balances, credit_key(id)));
+            batch.push(Op::Delete(Table::Balances, spent_key(id)));
+            self.engine.write(batch, Durability::Process)?;
+            forgotten = forgotten.saturating_add(1);
+        }
+        Ok(forgotten)
     }
 
     fn put_session(&self, session: &SessionRecord) -> Result<(), Error> {
         let _guard = lock(&self.money);
         let op = put(Table::Sessions, session_key(session.id), session)?;
         self.engine.write(vec![op], Durability::Process)
+    }
+}
+
+impl<E: Engine> Store<E> {
+    /// The keys with a prefix.
+    fn rows(&self, prefix: String) -> Result<Vec<Vec<u8>>, Error> {
+        let rows = self.engine.scan(Table::Sessions, prefix.as_bytes(), None, usize::MAX)?;
+        Ok(rows.into_iter().map(|(key, _)| key).collect())
     }
 }
 
@@ -58,4 +91,16 @@ pub(super) fn served_key(id: SessionId, number: SegmentNumber) -> String {
 
 pub(super) fn invoice_key(id: SessionId, hash: &PaymentHash) -> String {
     format!("invoice/{id}/{hash}")
+}
+
+/// The changes that move an invoice to those that are paid.
+pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 2], Error> {
+    Ok([
+        Op::Delete(Table::Sessions, invoice_key(id, hash).into_bytes()),
+        put(Table::Sessions, paid_key(id, hash), hash)?,
+    ])
+}
+
+pub(super) fn paid_key(id: SessionId, hash: &PaymentHash) -> String {
+    format!("paid/{id}/{hash}")
 }

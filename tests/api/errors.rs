@@ -85,7 +85,7 @@ async fn a_document_beyond_64_kib_is_refused_unread() {
 #[tokio::test]
 async fn not_found_for_what_is_not_there() {
     let app = TestApp::new();
-    for path in ["/", "/nowhere", "/api/v1/videos/", "/assets/x.js", "/hls"] {
+    for path in ["/", "/nowhere", "/watch/nothing", "/api/v1/videos/", "/assets/x.js", "/hls"] {
         app.get(path).await.problem(404, "not_found");
     }
     let nobody = "0".repeat(32);
@@ -203,6 +203,7 @@ async fn broken_upload_for_a_stream_that_ends_early_and_it_can_be_sent_again() {
     let broken = [Ok(Bytes::from("a sou")), Err(std::io::Error::other("reset by peer"))];
     let broken = Body::from_stream(futures::stream::iter(broken));
     put().body(broken).send().await.problem(400, "broken_upload");
+    assert_eq!(std::fs::read_dir(app.spool.path()).unwrap().count(), 0, "half a source is no use");
     assert_eq!(app.upload(&creator, &video).await.status, 202);
     app.reaches(&creator, &video, "ready").await;
 }

@@ -100,3 +100,25 @@ async fn a_payout_on_its_way_outlives_a_restart_and_is_sent_once() {
     assert_eq!(payout["payment_hash"].as_str().unwrap(), hash.to_string());
     assert_eq!(payouts(&app, &film).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_payout_that_may_be_on_its_way_is_not_given_up_for_want_of_a_route() {
+    let (app, film) = sold(&[Outcome::Hang]).await;
+    let payout = first(&app, &film, "pending").await;
+    app.advance(std::time::Duration::from_secs(1));
+    let app = app.restarted(0).await;
+    // Longer than the node takes to tell all that it kept: now LDK is asked, which finds no route before it looks whether it knows the payment.
+    app.node.script([Outcome::NoRoute; 1_000]);
+    for _ in 0..3 {
+        let attempts = app.node.attempts();
+        app.advance(std::time::Duration::from_secs(120));
+        buy(&app, &film, 3).await;
+        until("it is tried again", || app.node.attempts() > attempts).await;
+    }
+    assert_eq!(payouts(&app, &film).await.len(), 1, "nothing is planned beside it");
+    assert_eq!(payouts(&app, &film).await[0]["state"], "pending");
+    let hash = payout["payment_hash"].as_str().unwrap().parse().unwrap();
+    assert!(app.node.settle(&hash, true), "it was on its way all the time");
+    first(&app, &film, "arrived").await;
+    assert_eq!(app.earnings(&film.creator).await["paid_out_msat"], 2_880);
+}

@@ -329,3 +329,103 @@ async fn a_head_of_a_session_neither_mints_nor_draws() {
     assert_eq!(app.call("HEAD", &session.segment(1)).send().await.status, 200);
     assert_eq!(session.status(&app).await["credit_msat"], 2_000);
 }
+
+#[tokio::test]
+async fn a_failed_payment_is_replaced_and_what_is_no_open_invoice_is_not() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    let open = session.open(&app).await;
+    session.patch(&app, json!({ "failed": "00".repeat(32) })).await;
+    assert_eq!(session.open(&app).await.len(), open.len(), "nobody knows that hash");
+    session.patch(&app, json!({ "failed": open[0]["payment_hash"] })).await;
+    let replaced = session.open(&app).await;
+    let planned = |invoices: &[Value]| {
+        let mut planned: Vec<String> = segments(invoices).iter().map(Value::to_string).collect();
+        planned.sort();
+        planned
+    };
+    assert_eq!(planned(&replaced), planned(&open));
+    assert!(replaced.iter().all(|invoice| invoice["invoice"] != open[0]["invoice"]));
+    // The payment that was reported as failed comes after all: it is credit.
+    pay(&app, &open[0]).await;
+    assert_eq!(session.status(&app).await["credit_msat"], 2_000);
+}
+
+#[tokio::test]
+async fn a_wallet_that_reports_failures_without_end_gets_no_invoices_without_end() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    let mut asked = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        let Some(invoice) = session.open(&app).await.pop() else { break };
+        asked.insert(text(&invoice["payment_hash"]));
+        session.patch(&app, json!({ "failed": invoice["payment_hash"] })).await;
+    }
+    assert!((100..=130).contains(&asked.len()), "{}", asked.len());
+    let body = app.get(&session.segment(1)).await.problem(402, "payment_required");
+    assert!(body["invoice"].is_string(), "those that are open can still be paid");
+}
+
+#[tokio::test]
+async fn a_request_whose_invoice_is_open_is_held_also_while_none_can_be_minted() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::of(&app, &film, json!({ "hold_ms": 25_000 })).await;
+    assert_eq!(app.get(&session.segment(0)).await.status, 200);
+    let open = session.open(&app).await;
+    app.node.set_inbound(sluice::domain::amount::Msat::new(2_000));
+    let held = tokio::spawn(app.call("GET", &session.segment(1)).send());
+    let mut events = session.events(&app).await;
+    assert_eq!(events.named("waiting").await.data["segment"], 1);
+    // The window has moved on and wants more than the node can take.
+    app.advance(Duration::from_secs(60));
+    app.node.set_inbound(sluice::domain::amount::Msat::ZERO);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(!held.is_finished(), "it is held");
+    app.node.set_inbound(sluice::domain::amount::Msat::new(1_000_000));
+    pay(&app, &open[0]).await;
+    assert_eq!(held.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn who_follows_a_session_that_has_ended_is_told_the_end_and_nothing_to_pay() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    assert_eq!(session.open(&app).await.len(), 2);
+    let reply = app.call("DELETE", &session.control).send().await;
+    assert_eq!(reply.status, 204);
+    let told: Vec<_> = session.events(&app).await.rest().await;
+    let names: Vec<_> = told.iter().map(|event| event.name.as_str()).collect();
+    assert_eq!(names, ["end"]);
+}
+
+#[tokio::test]
+async fn only_so_many_follow_one_session() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    let mut following = Vec::new();
+    for _ in 0..4 {
+        following.push(session.events(&app).await);
+    }
+    let reply = app.get(&session.invoices).await;
+    reply.problem(429, "too_many");
+    following.pop();
+    session.events(&app).await;
+}
+
+#[tokio::test]
+async fn what_is_paid_plays_where_there_is_no_room_for_the_session() {
+    let app = TestApp::with(|config| config.payment.sessions_max = 1);
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    pay(&app, &session.open(&app).await[0]).await;
+    let app = app.restarted(0).await;
+    let other = Session::short(&app, &film).await;
+    other.open(&app).await;
+    assert_eq!(app.get(&session.segment(1)).await.status, 200);
+    app.get(&session.segment(2)).await.problem(429, "too_many");
+}

@@ -106,3 +106,14 @@ async fn the_operator_sees_the_node_and_the_books() {
     let ledger = app.call("GET", "/api/v1/ledger").key(&app.operator).send().await.json();
     assert_eq!(ledger["verified"], true);
 }
+
+#[tokio::test]
+async fn the_operator_alone_gets_an_address_to_fund() {
+    let app = TestApp::new();
+    let creator = app.creator().await;
+    let ask = || app.call("POST", "/api/v1/node/address");
+    ask().send().await.problem(401, "unauthorized");
+    ask().key(&creator.key).send().await.problem(403, "forbidden");
+    let reply = ask().key(&app.operator).send().await;
+    assert_eq!((reply.status.as_u16(), &reply.json()["address"]), (201, &"bcrt1qfake".into()));
+}

@@ -74,7 +74,10 @@ async fn nobody_else_sees_a_draft() {
     app.call("GET", &path).key(&other.key).send().await.problem(404, "not_found");
     assert_eq!(app.call("GET", &path).key(&app.operator).send().await.status, 200);
     app.get(&format!("/hls/{video}/index.m3u8")).await.problem(404, "not_found");
-    app.get(&format!("/watch/{video}")).await.problem(404, "not_found");
+    // The page is the same for every address, and asks the API.
+    let page = app.get(&format!("/watch/{video}")).await;
+    let nobody = app.get(&format!("/watch/{}", "0".repeat(32))).await;
+    assert_eq!((page.status, &page.body), (nobody.status, &nobody.body));
     let call = app.call("POST", "/api/v1/sessions").json(json!({ "video": video }));
     call.send().await.problem(404, "not_found");
 }

@@ -282,11 +282,18 @@ fn a_channel_is_booked_once<K: Kind>(books: &mut Books<K>) {
     let invoice = invoice(1, 2_000);
     books.record(&invoice).unwrap();
     books.pay(&invoice, 2_000);
-    let closed = ChannelBooking::Closed { channel: "aa".to_owned(), remaining: Msat::ZERO };
+    books.channel_closed("aa").unwrap();
+    books.reopen();
+    assert_eq!(books.closings().unwrap(), ["aa"]);
+    // A channel that was never booked as opened is not in the books.
+    let remaining = vec![("cc".to_owned(), Msat::new(9_000))];
+    let closed = ChannelBooking::Closed { channel: "aa".to_owned(), remaining };
     assert!(books.book_channel(&closed, 2).unwrap());
     books.reopen();
     assert!(!books.book_channel(&closed, 3).unwrap());
     assert!(!books.book_channel(&opened, 3).unwrap());
+    books.channel_closed("aa").unwrap();
+    assert!(books.closings().unwrap().is_empty(), "told again, it stays booked");
     assert_eq!(books.balance(Account::ChannelFunds).unwrap(), 0);
     assert_eq!(books.balance(Account::OnchainFunds).unwrap(), 52_000);
     assert_eq!(books.owed(Account::Capital), 50_000);

@@ -14,6 +14,7 @@ suite! {
     a_payout_leaves_the_payable_balance_and_arrives_once
     one_payout_of_a_creator_is_in_flight_at_a_time
     what_comes_back_is_payable_again
+    what_arrives_after_it_came_back_is_corrected
     no_more_is_planned_than_is_owed
     a_fee_beyond_the_plan_is_the_operators_expense
     an_outcome_of_no_payout_books_nothing
@@ -91,6 +92,25 @@ fn what_comes_back_is_payable_again<K: Kind>(books: &mut Books<K>) {
     }
     assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (10_000, 0));
     assert!(books.plan(&payout(2, 1, 10_000, 9_000)).unwrap());
+}
+
+fn what_arrives_after_it_came_back_is_corrected<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 10_000);
+    books.plan(&payout(1, 1, 10_000, 9_000)).unwrap();
+    books.settle(&hash(5_001), &returned(), 5).unwrap();
+    // Meanwhile the next one is on its way.
+    books.plan(&payout(2, 1, 10_000, 9_000)).unwrap();
+    for _ in 0..2 {
+        let settled = books.settle(&hash(5_001), &arrived(300), 6).unwrap().unwrap();
+        assert!(matches!(settled.state, PayoutState::Arrived { .. }));
+        books.reopen();
+    }
+    assert_eq!(books.pending().unwrap().len(), 1, "the second one is still on its way");
+    assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (-9_300, 10_000));
+    assert_eq!(books.balance(Account::ChannelFunds).unwrap(), 10_000 - 9_300);
+    books.settle(&hash(5_002), &arrived(0), 7).unwrap();
+    assert_eq!(payable(books), -8_300, "what was paid too much is owed by the creator");
+    assert_eq!(books.balance(Account::ChannelFunds).unwrap(), 10_000 - 18_300);
 }
 
 fn no_more_is_planned_than_is_owed<K: Kind>(books: &mut Books<K>) {

@@ -85,6 +85,7 @@ fn session(number: u8) -> SessionRecord {
         split: split(),
         generation: 0,
         ended: false,
+        expires_at: 2_000_000_000,
     }
 }
 
@@ -146,7 +147,11 @@ impl Both {
                 self.store.sweep(0, before, self.now).unwrap();
             }
             Verb::Plan { planned, kept } => {
-                let planned = if planned == 0 { self.model.payable } else { planned };
+                let planned = if planned == 0 {
+                    u64::try_from(self.model.payable).unwrap_or(0)
+                } else {
+                    planned
+                };
                 let amount = planned.saturating_sub(kept);
                 let expected = self.model.plan(planned, amount);
                 prop_assert_eq!(self.plan(planned, amount), expected);
@@ -203,7 +208,7 @@ impl Both {
         done
     }
 
-    /// Settles every payout that there ever was: only the one in flight may change anything.
+    /// Settles every payout that there ever was: the one in flight, and those that came back where they arrive after all.
     fn settle(&mut self, fee: Option<u64>) {
         self.model.settle(fee);
         let outcome = match fee {
@@ -224,7 +229,7 @@ impl Both {
             (Account::ViewerCredit, -i128::from(model.viewers)),
             (Account::Unclaimed, -i128::from(model.unclaimed)),
             (Account::OperatorFee, -i128::from(model.fee)),
-            (Account::CreatorPayable(creator()), -i128::from(model.payable)),
+            (Account::CreatorPayable(creator()), -model.payable),
             (Account::PayoutsInFlight, -i128::from(flying)),
             (Account::RoutingExpense, i128::from(model.routing)),
             (Account::RoutingCharged, -i128::from(model.charged)),

@@ -49,12 +49,14 @@ pub struct Model {
     pub credit: BTreeMap<u8, u64>,
     served: BTreeSet<(u8, u8)>,
     pub flying: Option<Payout>,
+    pub returned: Vec<Payout>,
     pub received: u64,
     pub sent: u64,
     pub viewers: u64,
     pub unclaimed: u64,
     pub fee: u64,
-    pub payable: u64,
+    /// Below zero after a payout that was paid beside another.
+    pub payable: i128,
     pub routing: u64,
     pub charged: u64,
 }
@@ -175,31 +177,43 @@ impl Model {
     }
 
     pub fn plan(&mut self, planned: u64, sent: u64) -> bool {
-        let good = self.flying.is_none() && planned > 0 && planned <= self.payable;
+        let good = self.flying.is_none() && planned > 0 && i128::from(planned) <= self.payable;
         if good {
-            self.payable -= planned;
+            self.payable -= i128::from(planned);
             self.flying = Some(Payout { planned, sent });
         }
         good
     }
 
+    /// The outcome of every payout that there ever was: what is in flight ends, and what came back and arrived after all is taken back.
     pub fn settle(&mut self, fee: Option<u64>) {
-        let Some(Payout { planned, sent }) = self.flying.take() else { return };
-        match fee {
-            None => self.payable += planned,
-            Some(fee) => {
-                let charged = fee.min(planned - sent);
-                self.sent += sent + fee;
-                self.routing += fee;
-                self.charged += charged;
-                self.payable += planned - sent - charged;
+        let Some(fee) = fee else {
+            if let Some(payout) = self.flying.take() {
+                self.payable += i128::from(payout.planned);
+                self.returned.push(payout);
             }
+            return;
+        };
+        for payout in std::mem::take(&mut self.returned) {
+            self.payable -= i128::from(payout.planned);
+            self.arrive(&payout, fee);
         }
+        if let Some(payout) = self.flying.take() {
+            self.arrive(&payout, fee);
+        }
+    }
+
+    fn arrive(&mut self, Payout { planned, sent }: &Payout, fee: u64) {
+        let charged = fee.min(planned - sent);
+        self.sent += sent + fee;
+        self.routing += fee;
+        self.charged += charged;
+        self.payable += i128::from(planned - sent - charged);
     }
 
     fn earn(&mut self, amount: u64, fee: u64) {
         self.viewers -= amount;
         self.fee += fee;
-        self.payable += amount - fee;
+        self.payable += i128::from(amount - fee);
     }
 }

@@ -4,6 +4,9 @@
 //! viewer -- 2,000,000 sat --> server <-- 2,000,000 sat, half of it pushed -- creator
 //! ```
 
+// Each of the three that share it uses a part of it.
+#![allow(dead_code)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -28,6 +28,8 @@ const CONFIRMATIONS: u32 = 6;
 /// A step of the bring-up takes at most this long.
 const WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
+/// A channel that is not up by then needs another block.
+const MINE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// A node of the demo that is not the server's.
 pub(super) struct Wallet {
@@ -125,27 +127,81 @@ pub(super) async fn connect(
     let router = End::of("router", &wallets.router);
     let creator = End::of("creator", &wallets.creator);
 
-    fund(bitcoind, &[&server, &viewer, &router, &creator]).await?;
-    let pairs = [(&viewer, &server, false), (&server, &router, true), (&router, &creator, true)];
-    let mut opened = false;
+    let all = [&server, &viewer, &router, &creator];
+    fund(bitcoind, &all).await?;
+    // Only the router's channels have to be known to others.
+    let pairs = [(&viewer, &server, false), (&server, &router, false), (&router, &creator, true)];
+    let mut waiting = false;
     for (from, to, announce) in pairs {
         // The payer's side dials: a node that was restarted does not know where a private peer listens now.
         from.node.connect(to.node.node_id(), &to.address, true).await?;
-        opened |= open(from, to, announce).await?;
+        match standing(from, to).await? {
+            Standing::Usable => continue,
+            Standing::Unconfirmed => {}
+            Standing::None => open(bitcoind, from, to, announce).await?,
+        }
+        waiting = true;
     }
-    if opened {
-        wait("the funding transactions", || async { Ok(bitcoind.mempool_len().await? > 0) })
-            .await?;
-        // The last one may still be on its way to the pool.
-        sleep(POLL * 3).await;
-        mine(bitcoind, &[&server, &viewer, &router, &creator], CONFIRMATIONS).await?;
+    if waiting {
+        mine(bitcoind, &all, CONFIRMATIONS).await?;
     }
     for (from, to, _) in pairs {
-        let ready =
-            || async { Ok(usable(from.node, to).is_some() && usable(to.node, from).is_some()) };
-        if let Err(error) = wait("a channel", ready).await {
+        if let Err(error) = come_up(bitcoind, &all, from, to).await {
             bail!("{error} between {} and {}", from.name, to.name);
         }
+    }
+    Ok(())
+}
+
+/// What there is between two nodes.
+enum Standing {
+    /// A channel that both can use.
+    Usable,
+    /// A channel that waits for blocks: an earlier start was interrupted.
+    Unconfirmed,
+    /// Nothing, or what one of them had to close.
+    None,
+}
+
+/// Waits until both sides agree on what there is: a channel that one had to close stays on the other's list until it is told so.
+async fn standing(from: &End<'_>, to: &End<'_>) -> anyhow::Result<Standing> {
+    let deadline = Instant::now() + WITHIN;
+    loop {
+        let (ours, theirs) = (channels(from, to), channels(to, from));
+        if usable(from, to) && usable(to, from) {
+            return Ok(Standing::Usable);
+        }
+        if ours.is_empty() && theirs.is_empty() {
+            return Ok(Standing::None);
+        }
+        if ours.iter().any(|channel| !channel.ready) && !theirs.is_empty() {
+            return Ok(Standing::Unconfirmed);
+        }
+        if Instant::now() > deadline {
+            bail!("{} and {} do not agree on their channel", from.name, to.name);
+        }
+        sleep(POLL).await;
+    }
+}
+
+/// Waits for a channel; a funding transaction that reached the pool late is confirmed by further blocks.
+async fn come_up(
+    bitcoind: &Bitcoind,
+    all: &[&End<'_>],
+    from: &End<'_>,
+    to: &End<'_>,
+) -> anyhow::Result<()> {
+    let mut again = Instant::now() + MINE_AGAIN_AFTER;
+    let deadline = Instant::now() + WITHIN;
+    while !(usable(from, to) && usable(to, from)) {
+        if Instant::now() > deadline {
+            bail!("a channel did not come up within {} s", WITHIN.as_secs());
+        }
+        if Instant::now() > again {
+            mine(bitcoind, all, CONFIRMATIONS).await?;
+            again = Instant::now() + MINE_AGAIN_AFTER;
+        }
+        sleep(POLL).await;
     }
     Ok(())
 }
@@ -167,29 +223,27 @@ async fn fund(bitcoind: &Bitcoind, ends: &[&End<'_>]) -> anyhow::Result<()> {
     .await
 }
 
-/// Opens a channel where there is none; whether one was opened.
-async fn open(from: &End<'_>, to: &End<'_>, announce: bool) -> anyhow::Result<bool> {
-    let peer = to.node.node_id();
-    if from.node.info().channels.iter().any(|channel| channel.peer == peer) {
-        return Ok(false);
-    }
+/// Opens a channel and waits for its funding transaction.
+async fn open(
+    bitcoind: &Bitcoind,
+    from: &End<'_>,
+    to: &End<'_>,
+    announce: bool,
+) -> anyhow::Result<()> {
     let open = OpenChannel {
-        peer,
+        peer: to.node.node_id(),
         address: to.address.clone(),
         value_sat: CHANNEL_SAT,
         push: Msat::ZERO,
         announce,
     };
+    let before = bitcoind.mempool_len().await?;
     from.node
         .open_channel(open)
         .await
         .with_context(|| format!("the channel from {} to {}", from.name, to.name))?;
-    // The funding spends confirmed coins only, one at a time.
-    wait("a channel's funding", || async {
-        Ok(from.node.info().channels.iter().any(|channel| channel.peer == peer))
-    })
-    .await?;
-    Ok(true)
+    // The next one spends other coins, which the wallet knows once this one is in the pool.
+    wait("a channel's funding", || async { Ok(bitcoind.mempool_len().await? > before) }).await
 }
 
 async fn mine(bitcoind: &Bitcoind, ends: &[&End<'_>], blocks: u32) -> anyhow::Result<()> {
@@ -205,10 +259,15 @@ async fn sync(ends: &[&End<'_>]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The usable channel between two nodes, as the first sees it.
-fn usable(node: &SharedNode, peer: &End<'_>) -> Option<Channel> {
-    let peer = peer.node.node_id();
-    node.info().channels.into_iter().find(|channel| channel.peer == peer && channel.usable)
+/// The channels between two nodes, as the first sees them.
+fn channels(of: &End<'_>, with: &End<'_>) -> Vec<Channel> {
+    let peer = with.node.node_id();
+    of.node.info().channels.into_iter().filter(|channel| channel.peer == peer).collect()
+}
+
+/// Whether there is a channel that the first can use.
+fn usable(of: &End<'_>, with: &End<'_>) -> bool {
+    channels(of, with).iter().any(|channel| channel.usable)
 }
 
 /// What a node owns in all its channels, to the millisatoshi while no payment is pending.

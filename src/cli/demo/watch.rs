@@ -18,6 +18,8 @@ use crate::statements::Totals;
 /// Payouts of the last sats wait for the interval and a route.
 const SETTLE_WITHIN: Duration = Duration::from_secs(90);
 const POLL: Duration = Duration::from_millis(250);
+/// One frame of AAC at 48 kHz, in ticks: what lengths are rounded to where there is no picture.
+const SOUND_TICKS: u64 = 1_920;
 
 /// What the viewer paid.
 #[derive(Default)]
@@ -74,11 +76,21 @@ pub(super) async fn run(demo: &Demo) -> anyhow::Result<ExitCode> {
     let change = Owned::read(demo).since(before);
 
     let mut wrong = Vec::new();
-    let frames = demo.server.shared.library.published(demo.video, None)?.media.frames;
-    if decoded.frames != frames || source.frames != frames || decoded.errors > 0 {
+    let media = demo.server.shared.library.published(demo.video, None)?.media;
+    // A source of varying frame rate is encoded at a steady one, and sound that outlasts the picture is played over the last: the title may have
+    // another number of frames than its source, but never end a frame earlier.
+    let frame = media.timeline.duration().get().checked_div(media.frames).unwrap_or_default();
+    let lacks = decoded.duration.get().abs_diff(media.timeline.duration().get()) > frame
+        || source.duration.get() > decoded.duration.get() + frame.max(SOUND_TICKS);
+    if decoded.frames != media.frames || decoded.errors > 0 || lacks {
         wrong.push(format!(
-            "the bytes decode to {} frames with {} errors; the title has {frames}, its source {}",
-            decoded.frames, decoded.errors, source.frames
+            "the bytes decode to {} frames and {} ms with {} errors; the title has {} frames and {} ms, its source {} ms",
+            decoded.frames,
+            decoded.duration.millis(),
+            decoded.errors,
+            media.frames,
+            media.timeline.duration().millis(),
+            source.duration.millis()
         ));
     }
     print(&paid, &decoded, &books_before, &books, change);

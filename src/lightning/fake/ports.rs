@@ -13,6 +13,9 @@ use crate::lightning::{
 
 use super::{FakeNode, Issued, Told, parse};
 
+/// The identity of the one channel.
+const CHANNEL: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
 impl Issuer for FakeNode {
     fn mint(&self, amount: Msat, expiry: Duration) -> Result<Minted, MintError> {
         let mut state = self.state();
@@ -128,7 +131,7 @@ impl Operator for FakeNode {
         let state = self.state();
         let whole = state.balance.checked_add(state.inbound).unwrap_or(state.balance);
         let channel = Channel {
-            id: "00".repeat(32),
+            id: CHANNEL.to_owned(),
             peer: NodeId::new([2; 33]),
             value_sat: whole.get() / 1_000,
             outbound_msat: state.balance.get(),
@@ -165,7 +168,10 @@ impl Operator for FakeNode {
     async fn open_channel(&self, open: OpenChannel) -> Result<(), Error> {
         let peer = open.peer;
         self.state().channels.push(open);
-        self.queue(Told::Other(Event::ChannelReady { peer: Some(peer) }));
+        self.queue(Told::Other(Event::ChannelReady {
+            peer: Some(peer),
+            channel: CHANNEL.to_owned(),
+        }));
         Ok(())
     }
 

@@ -48,9 +48,10 @@ pub(super) fn event(event: ldk_node::Event, tellings: &Tellings) -> Event {
         Ldk::PaymentForwarded { total_fee_earned_msat, .. } => {
             Event::Forwarded { fee: Msat::new(total_fee_earned_msat.unwrap_or_default()) }
         }
-        Ldk::ChannelReady { counterparty_node_id, .. } => {
-            Event::ChannelReady { peer: counterparty_node_id.map(node) }
-        }
+        Ldk::ChannelReady { channel_id, counterparty_node_id, .. } => Event::ChannelReady {
+            peer: counterparty_node_id.map(node),
+            channel: hex::encode(channel_id.0),
+        },
         Ldk::ChannelClosed { channel_id, counterparty_node_id, reason, .. } => {
             Event::ChannelClosed {
                 peer: counterparty_node_id.map(node),
@@ -58,7 +59,9 @@ pub(super) fn event(event: ldk_node::Event, tellings: &Tellings) -> Event {
                 reason: reason.map_or_else(|| "unknown".to_owned(), |reason| reason.to_string()),
             }
         }
-        Ldk::ChannelPending { .. } => Event::Other("channel_pending"),
+        Ldk::ChannelPending { channel_id, .. } => {
+            Event::ChannelPending { channel: hex::encode(channel_id.0) }
+        }
         Ldk::PaymentClaimable { .. } => Event::Other("payment_claimable"),
         Ldk::SplicePending { .. } => Event::Other("splice_pending"),
         Ldk::SpliceFailed { .. } => Event::Other("splice_failed"),

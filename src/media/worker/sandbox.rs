@@ -52,6 +52,8 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_pidfd_send_signal,
     libc::SYS_kill,
     libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_kcmp,
     libc::SYS_mount,
     libc::SYS_umount2,
@@ -142,6 +144,14 @@ const DENIED_HERE: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const DENIED_HERE: &[libc::c_long] = &[];
 
+/// On x86-64 a kernel may have the x32 calls, too: the same numbers with this bit, and some with numbers of their own (sendmsg, recvmsg, execve,
+/// ptrace, rt_sigqueueinfo, kexec_load, rt_tgsigqueueinfo, process_vm_readv, process_vm_writev, execveat).
+#[cfg(target_arch = "x86_64")]
+const X32: Option<(libc::c_long, [libc::c_long; 10])> =
+    Some((0x4000_0000, [518, 519, 520, 521, 524, 528, 536, 539, 540, 545]));
+#[cfg(not(target_arch = "x86_64"))]
+const X32: Option<(libc::c_long, [libc::c_long; 10])> = None;
+
 /// What the kernel lacks for the sandbox, in words for the operator.
 ///
 /// # Errors
@@ -229,23 +239,40 @@ fn filters() -> Result<[BpfProgram; 2], String> {
     let text = |error: seccompiler::BackendError| error.to_string();
     let architecture = || std::env::consts::ARCH.try_into().map_err(text);
     let errno = |code: i32| SeccompAction::Errno(code.unsigned_abs());
+    let rule = |argument, length, operation, value| {
+        SeccompCondition::new(argument, length, operation, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map(|rule| vec![rule])
+            .map_err(text)
+    };
     // Its flags lie in memory, where no filter sees them. glibc falls back to `clone` where it "does not exist".
-    let absent = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
+    let absent = with_x32(BTreeMap::from([(libc::SYS_clone3, Vec::new())]));
     let absent =
         SeccompFilter::new(absent, SeccompAction::Allow, errno(libc::ENOSYS), architecture()?);
     let mut denied: BTreeMap<i64, Vec<SeccompRule>> =
         DENIED.iter().chain(DENIED_HERE).map(|call| (*call, Vec::new())).collect();
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
-    let no_thread =
-        SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0);
-    let no_thread = no_thread.and_then(|condition| SeccompRule::new(vec![condition]));
-    denied.insert(libc::SYS_clone, vec![no_thread.map_err(text)?]);
+    let no_thread = rule(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), 0)?;
+    denied.insert(libc::SYS_clone, no_thread);
+    // Signals and limits for itself (an abort, its own threads), never for the server or a sibling, which run as the same user.
+    let own = u64::from(std::process::id());
+    denied.insert(libc::SYS_tgkill, rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?);
+    denied.insert(libc::SYS_prlimit64, rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?);
+    let denied = with_x32(denied);
     let denied =
         SeccompFilter::new(denied, SeccompAction::Allow, errno(libc::EPERM), architecture()?);
     let compile = |filter: Result<SeccompFilter, seccompiler::BackendError>| {
         filter.and_then(BpfProgram::try_from).map_err(text)
     };
     Ok([compile(absent)?, compile(denied)?])
+}
+
+/// The same rules for the x32 calls, where the architecture may have them.
+fn with_x32(rules: BTreeMap<i64, Vec<SeccompRule>>) -> BTreeMap<i64, Vec<SeccompRule>> {
+    let Some((bit, own)) = X32 else { return rules };
+    let own = own.map(|call| (call | bit, Vec::new()));
+    let same = rules.iter().map(|(call, rules)| (call | bit, rules.clone()));
+    same.chain(own).chain(rules.clone()).collect()
 }
 
 #[cfg(test)]
@@ -281,6 +308,9 @@ mod tests {
             let init = nix::unistd::Pid::from_raw(1);
             assert!(nix::sys::signal::kill(init, None).is_err());
             assert!(nix::sys::prctl::get_no_new_privs().unwrap());
+            // Its own signals and limits stay its own.
+            nix::sys::signal::raise(nix::sys::signal::Signal::SIGCONT).unwrap();
+            nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         });
     }
 

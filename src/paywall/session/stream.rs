@@ -1,6 +1,6 @@
 //! What a session's wallet is told: the events, the log of the last of them, and who listens.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -16,6 +16,8 @@ use crate::store::{Invoice, Progress, Purpose};
 
 /// Events kept for a wallet that comes back; an older one gets a snapshot.
 const EVENTS_KEPT: usize = 256;
+/// Events that a wallet may be behind before it has to connect again.
+const EVENTS_UNDERWAY: usize = 32;
 
 /// What happens in a session, as its wallet is told (PROTOCOL.md, Sessions).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -98,7 +100,8 @@ pub(super) struct Live {
     pub(super) window: Window,
     pub(super) paused: bool,
     pub(super) failed: BTreeSet<PaymentHash>,
-    pub(super) announced: BTreeMap<PaymentHash, bool>,
+    /// Invoices that were told of and are not known to be paid.
+    pub(super) announced: BTreeSet<PaymentHash>,
     pub(super) log: VecDeque<(u64, Event)>,
     pub(super) next: u64,
     pub(super) events: broadcast::Sender<(u64, Event)>,
@@ -106,17 +109,56 @@ pub(super) struct Live {
 }
 
 impl Live {
-    pub(super) fn new(window: Window, announced: BTreeMap<PaymentHash, bool>, now_ms: u64) -> Self {
+    pub(super) fn new(window: Window, announced: BTreeSet<PaymentHash>, now_ms: u64) -> Self {
         Self {
             window,
             paused: false,
             failed: BTreeSet::new(),
             announced,
             log: VecDeque::new(),
-            next: 1,
-            events: broadcast::channel(EVENTS_KEPT).0,
+            // Greater than what an earlier stay in memory reached: a wallet that comes back is never told that it missed nothing.
+            next: now_ms.max(1),
+            events: broadcast::channel(EVENTS_UNDERWAY).0,
             touched_ms: now_ms,
         }
+    }
+
+    /// Tells an open invoice, once.
+    pub(super) fn announce(&mut self, invoice: &Invoice, timeline: &Timeline) {
+        if self.announced.insert(invoice.hash)
+            && let Some(event) = announce(invoice, timeline)
+        {
+            self.tell(event);
+        }
+    }
+
+    /// Tells invoices that are new, and payments that are new; each once. `find` gives an invoice that is no longer among the unpaid.
+    pub(super) fn announce_changes<E>(
+        &mut self,
+        unpaid: &[Invoice],
+        timeline: &Timeline,
+        find: impl Fn(&PaymentHash) -> Result<Option<Invoice>, E>,
+    ) -> Result<(), E> {
+        let told = self.announced.iter().copied();
+        let gone: Vec<PaymentHash> =
+            told.filter(|hash| !unpaid.iter().any(|of| of.hash == *hash)).collect();
+        for hash in gone {
+            let found = find(&hash)?;
+            self.announced.remove(&hash);
+            self.failed.remove(&hash);
+            // Otherwise it was forgotten after its time.
+            if let Some(invoice) = found.filter(is_paid) {
+                self.tell(Event::Paid {
+                    payment_hash: hash,
+                    segments: planned(&invoice).to_vec(),
+                    amount_msat: invoice.amount,
+                });
+            }
+        }
+        for invoice in unpaid {
+            self.announce(invoice, timeline);
+        }
+        Ok(())
     }
 
     /// Numbers an event, keeps it for who comes later, and tells who listens.
@@ -167,7 +209,7 @@ impl Follower {
     }
 }
 
-pub(super) fn is_paid(invoice: &Invoice) -> bool {
+fn is_paid(invoice: &Invoice) -> bool {
     invoice.progress != Progress::Open
 }
 
