@@ -15,14 +15,15 @@ use sluice::lightning::Error;
 #[path = "regtest/world.rs"]
 mod world;
 
+use world::World;
 use world::client::{Challenge, Client, read_challenge};
 use world::server::Settings;
-use world::{World, until};
 
 /// Kills at full length, and in a short round.
 const KILLS: (u32, u32) = (100, 3);
-/// From the moment that the server can be paid to its kill: a payment takes 65 ms, a payout and its events some hundred.
-const LIFE_MS: std::ops::Range<u64> = 20..1_500;
+/// From the moment that the server can be paid to its kill. LDK looks at the first payments of a start after two seconds: some lives end before
+/// that, with payments that were sent and not looked at, most of them after.
+const LIFE_MS: std::ops::Range<u64> = 20..5_000;
 /// Payments that are under way at once.
 const PAYERS: usize = 4;
 
@@ -185,12 +186,8 @@ async fn judge(
         assert!(!bytes.is_empty());
     }
     let paid = i128::from(paid);
-    if closed == 0 {
-        world.rest().await;
-    } else {
-        let idle = async || world.server.totals().await.in_flight == 0;
-        until("no payout in flight", idle).await;
-    }
+    // Also where LDK had to close channels: what they held is booked once nothing moves.
+    world.rest().await;
     let books = world.server.totals().await;
     let earnings = creator.json("/api/v1/earnings").await;
     let paid_out = world::number(&earnings, "/paid_out_msat");
@@ -211,11 +208,11 @@ async fn judge(
         0,
         "since the last start"
     );
+    let server = world.server.owned().await;
+    assert_eq!(books.channels, server, "the ledger and the server's own node");
     if closed == 0 {
-        let server = world.server.owned().await;
         assert_eq!(before.0 - world.viewer.owned(), paid, "the viewer's own node");
         assert_eq!(world.creator.owned() - before.1, paid_out, "the creator's own node");
         assert_eq!(server - before.2, paid - paid_out, "the server's own node");
-        assert_eq!(books.channels, server, "the ledger and the server's own node");
     }
 }
