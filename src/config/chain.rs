@@ -49,21 +49,22 @@ pub(super) fn usual() -> ChainSource {
 /// The source that a section names, however few of its keys are there.
 pub(super) fn read<'de, D: Deserializer<'de>>(section: D) -> Result<ChainSource, D::Error> {
     let Keys { kind, host, port, cookie_file, url } = Keys::deserialize(section)?;
+    // The crate adds " for key `lightning.chain`" to these.
     let refuse = |line| Err(D::Error::custom(line));
     let of_bitcoind = host.is_some() || port.is_some() || cookie_file.is_some();
     match (kind, url) {
         (Kind::Bitcoind, None) => Ok(bitcoind(host, port, cookie_file)),
         (Kind::Bitcoind, Some(_)) => refuse(
-            "lightning.chain.url belongs to the kinds esplora and electrum: remove it, or set \
-             lightning.chain.kind",
+            "lightning.chain.url is not of the kind bitcoind: set lightning.chain.kind, or remove \
+             the url",
         ),
         (Kind::Esplora | Kind::Electrum, _) if of_bitcoind => refuse(
-            "lightning.chain.host, .port and .cookie_file belong to the kind bitcoind: remove \
-             them, or set lightning.chain.kind",
+            "lightning.chain.host, .port and .cookie_file are of the kind bitcoind alone: set \
+             lightning.chain.kind, or remove them",
         ),
         (Kind::Esplora | Kind::Electrum, None) => refuse(
-            "lightning.chain.url is missing, which the kinds esplora and electrum need: name the \
-             server",
+            "lightning.chain.url is missing: the kinds esplora and electrum need a server's \
+             address",
         ),
         (Kind::Esplora, Some(url)) => Ok(ChainSource::Esplora { url }),
         (Kind::Electrum, Some(url)) => Ok(ChainSource::Electrum { url }),
