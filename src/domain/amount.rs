@@ -269,7 +269,7 @@ mod tests {
         for n in 0_u64..900 {
             let (start, end) = (Ticks::new(n * 360_000), Ticks::new((n + 1) * 360_000));
             let amount = price.of_segment(Granularity::SAT, start, end).unwrap();
-            assert!(amount.get() >= 1_000 && amount.get() % 1_000 == 0);
+            assert!(amount.get() >= 1_000 && amount.get().is_multiple_of(1_000));
             total += amount.get();
         }
         let exact = 900 * 4 * 333;
