@@ -1,5 +1,6 @@
-//! The configuration: defaults, then the file, then the environment, then flags; merged once, read once, and wrong keys or values stop the
-//! start with the key and the mend. Each module owns its section; `config/sluice.toml` is the reference, pinned to this by a test.
+//! The configuration: defaults, then the file, then the environment, then flags; merged once, read
+//! once, and wrong keys or values stop the start with the key and the mend. Each module owns its
+//! section; `config/sluice.toml` is the reference, pinned to this by a test.
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::lightning::{self, ChainSource, Network};
 use crate::{http, library, media, payout, paywall};
+
+mod chain;
+mod check;
+mod layers;
 
 /// The commented reference, which `sluice init` writes.
 pub const REFERENCE: &str = include_str!("../config/sluice.toml");
@@ -76,6 +81,7 @@ pub struct Lightning {
     /// The name told to the network; empty for none.
     pub alias: String,
     /// Where the chain is read.
+    #[serde(deserialize_with = "chain::read")]
     pub chain: ChainSource,
 }
 
@@ -85,11 +91,7 @@ impl Default for Lightning {
             network: Network::Signet,
             listen: vec!["0.0.0.0:9735".to_owned()],
             alias: String::new(),
-            chain: ChainSource::Bitcoind {
-                host: "127.0.0.1".to_owned(),
-                port: 38_332,
-                cookie_file: "~/.bitcoin/signet/.cookie".into(),
-            },
+            chain: chain::usual(),
         }
     }
 }
@@ -128,65 +130,24 @@ impl Config {
     /// # Errors
     /// [`Error`]: one line.
     pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Self, Error> {
-        let mut builder = config::Config::builder();
-        if let Some(file) = file {
-            if !file.is_file() {
-                let path = file.display();
-                return Err(Error(format!(
-                    "{path} is no file: write one with `sluice init {path}`"
-                )));
-            }
-            builder = builder.add_source(
-                config::File::from(file).format(config::FileFormat::Toml).required(true),
-            );
+        Self::read(file, None, flags)
+    }
+
+    /// As [`Config::load`], with other variables than the process's own.
+    fn read(
+        file: Option<&Path>,
+        variables: Option<layers::Variables>,
+        flags: &Flags,
+    ) -> Result<Self, Error> {
+        if let Some(file) = file.filter(|file| !file.is_file()) {
+            let path = file.display();
+            return Err(Error(format!("{path} is no file: write one with `sluice init {path}`")));
         }
-        builder = builder.add_source(
-            config::Environment::with_prefix("SLUICE").prefix_separator("__").separator("__"),
-        );
-        if let Some(data_dir) = &flags.data_dir {
-            let text = data_dir.display().to_string();
-            builder = builder.set_override("data_dir", text).map_err(|error| explain(&error))?;
-        }
-        if let Some(listen) = flags.listen {
-            let set = builder.set_override("http.listen", listen.to_string());
-            builder = set.map_err(|error| explain(&error))?;
-        }
-        let merged = builder.build().map_err(|error| explain(&error))?;
+        let merged = layers::merge(file, variables, flags).map_err(|error| explain(&error))?;
         let config: Self = merged.try_deserialize().map_err(|error| explain(&error))?;
         let config = Self { data_dir: at_home(&config.data_dir), ..config };
         config.check()?;
         Ok(config)
-    }
-
-    /// What no type can say.
-    ///
-    /// # Errors
-    /// [`Error`]: one line that names the key and the mend.
-    pub fn check(&self) -> Result<(), Error> {
-        let stop = |line: &str| Err(Error(line.to_owned()));
-        self.payment.granularity().map_err(Error)?;
-        self.payment.fee().map_err(Error)?;
-        if !self.http.listen.ip().is_loopback() && self.http.trusted_proxies.is_empty() {
-            return stop(
-                "http.listen is not a loopback address: keys and payments would travel in the clear. Listen on \
-                 127.0.0.1 behind a proxy that speaks HTTPS, or name that proxy in http.trusted_proxies",
-            );
-        }
-        if !(1_000..=60_000).contains(&self.media.segment_ms) {
-            return stop("media.segment_ms must lie between 1000 and 60000 (default 4000)");
-        }
-        if self.media.ladder.is_empty() {
-            return stop(
-                "media.ladder must name one height at least (default [1080, 720, 480, 240])",
-            );
-        }
-        if self.payment.invoice_expiry_seconds < 30 {
-            return stop("payment.invoice_expiry_seconds must be 30 at least (default 600)");
-        }
-        if self.media.memory_max_bytes < 1 << 30 {
-            return stop("media.memory_max_bytes must be 1073741824 at least (default 4294967296)");
-        }
-        Ok(())
     }
 }
 
@@ -218,9 +179,28 @@ mod tests {
     use super::*;
 
     fn load(text: &str) -> Result<Config, Error> {
+        load_with(text, &[])
+    }
+
+    /// With the process's own variables, tests would depend on where they run.
+    fn load_with(text: &str, variables: &[(&str, &str)]) -> Result<Config, Error> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(text.as_bytes()).unwrap();
-        Config::load(Some(file.path()), &Flags::default())
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let variables = variables.iter().map(own).collect();
+        Config::read(Some(file.path()), Some(variables), &Flags::default())
+    }
+
+    fn url_of(source: &ChainSource) -> &str {
+        match source {
+            ChainSource::Esplora { url } | ChainSource::Electrum { url } => url,
+            ChainSource::Bitcoind { .. } => panic!("{source:?}"),
+        }
+    }
+
+    fn bitcoind(port: u16) -> ChainSource {
+        let ChainSource::Bitcoind { host, cookie_file, .. } = chain::usual() else { panic!() };
+        ChainSource::Bitcoind { host, port, cookie_file }
     }
 
     #[test]
@@ -269,6 +249,13 @@ mod tests {
             ("[http]\nlisten = \"0.0.0.0:80\"", "http.listen"),
             ("[lightning]\nnetwork = \"moon\"", "moon"),
             ("[media]\nladder = []", "media.ladder"),
+            ("[log]\nfilter = \"sluice=loud\"", "log.filter"),
+            ("[lightning.chain]\nurl = \"http://x\"", "lightning.chain.kind"),
+            ("[lightning.chain]\nkind = \"esplora\"", "lightning.chain.url"),
+            ("[lightning.chain]\nkind = \"electrum\"\nurl = \"x\"\nport = 1", ".port"),
+            ("[lightning.chain]\nkind = \"moon\"", "moon"),
+            ("[lightning.chain]\nprot = 1", "prot"),
+            ("[lightning.chain]\nport = 65536", "65536"),
         ] {
             let error = load(text).expect_err(text).to_string();
             assert!(error.contains(named) && !error.contains('\n'), "{text}: {error}");
@@ -278,9 +265,100 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_source_keeps_the_defaults_of_what_is_not_said() {
+        let config = load("[lightning.chain]\nport = 18443").unwrap();
+        assert_eq!(config.lightning.chain, bitcoind(18_443));
+        let config = load("[lightning.chain]\nkind = \"electrum\"\nurl = \"tcp://x:1\"").unwrap();
+        assert_eq!(url_of(&config.lightning.chain), "tcp://x:1");
+    }
+
+    #[test]
+    fn the_environment_sets_a_key_of_every_type() {
+        let set = |name: &str, value: &str| {
+            load_with(REFERENCE, &[(&format!("SLUICE__{name}"), value)]).expect(name)
+        };
+        assert_eq!(set("DATA_DIR", "/x").data_dir, PathBuf::from("/x"));
+        // What looks like another type stays the text that it is.
+        for alias in ["Ada", "007", "1e3", "TRUE", "inf", "a,b", ""] {
+            assert_eq!(set("LIGHTNING__ALIAS", alias).lightning.alias, alias);
+        }
+        assert_eq!(set("LOG__FILTER", "sluice=debug,info").log.filter, "sluice=debug,info");
+        assert!(set("LOG__JSON", "true").log.json);
+        assert_eq!(set("PAYMENT__FEE_PPM", "5000").payment.fee_ppm, 5_000);
+        assert_eq!(
+            set("PAYMENT__CHALLENGES_PER_SECOND", "7").payment.challenges_per_second.get(),
+            7
+        );
+        assert_eq!(set("LIGHTNING__NETWORK", "regtest").lightning.network, Network::Regtest);
+        assert_eq!(set("HTTP__LISTEN", "127.0.0.1:1").http.listen.port(), 1);
+        assert_eq!(set("MEDIA__LADDER", "480").media.ladder, [480]);
+        assert_eq!(set("MEDIA__LADDER", "720, 480,240").media.ladder, [720, 480, 240]);
+        let proxies: [std::net::IpAddr; 2] = ["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+        assert_eq!(set("HTTP__TRUSTED_PROXIES", "127.0.0.1,::1").http.trusted_proxies, proxies);
+        assert!(set("LIGHTNING__LISTEN", "").lightning.listen.is_empty());
+        assert_eq!(set("LIGHTNING__CHAIN__PORT", "18443").lightning.chain, bitcoind(18_443));
+    }
+
+    #[test]
+    fn the_environment_chooses_another_chain_source_than_the_file() {
+        let esplora = [
+            ("SLUICE__LIGHTNING__CHAIN__KIND", "esplora"),
+            ("SLUICE__LIGHTNING__CHAIN__URL", "http://x"),
+        ];
+        let port = [("SLUICE__LIGHTNING__CHAIN__PORT", "18443")];
+        let electrum = "[lightning.chain]\nkind = \"electrum\"\nurl = \"tcp://x:1\"";
+        for text in ["", "[lightning.chain]\nport = 1", REFERENCE, electrum] {
+            let config = load_with(text, &esplora).unwrap();
+            assert_eq!(config.lightning.chain, ChainSource::Esplora { url: "http://x".to_owned() });
+        }
+        assert_eq!(load_with("", &port).unwrap().lightning.chain, bitcoind(18_443));
+        let other = [("SLUICE__LIGHTNING__CHAIN__URL", "tcp://y:2")];
+        assert_eq!(url_of(&load_with(electrum, &other).unwrap().lightning.chain), "tcp://y:2");
+        let back = [("SLUICE__LIGHTNING__CHAIN__KIND", "bitcoind")];
+        assert_eq!(load_with(electrum, &back).unwrap().lightning.chain, chain::usual());
+        // One key of another kind is a mistake, and is named.
+        let line = load_with(electrum, &port).unwrap_err().to_string();
+        assert!(line.contains("lightning.chain.host, .port"), "{line}");
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named() {
+        for (name, value, named) in [
+            ("SLUICE__PAYMENT__FEE_PMM", "1", "fee_pmm"),
+            ("SLUICE__PAYMENT__FEE_PPM", "much", "fee_ppm"),
+            ("SLUICE__MEDIA__LADDER", "480,high", "high"),
+            ("SLUICE__LIGHTNING__CHAIN__PORT", "front", "lightning.chain.port"),
+        ] {
+            let line = load_with("", &[(name, value)]).expect_err(name).to_string();
+            assert!(line.contains(named) && !line.contains('\n'), "{name}: {line}");
+        }
+        // Commands have variables of their own, with one underscore.
+        assert_eq!(load_with("", &[("SLUICE_KEY", "x")]), load(""));
+    }
+
+    #[test]
+    fn every_list_is_one_in_the_environment_too() {
+        let value = serde_json::to_value(Config::default()).unwrap();
+        let mut lists = Vec::new();
+        for (section, fields) in value.as_object().unwrap() {
+            for (key, value) in fields.as_object().into_iter().flatten() {
+                if value.is_array() {
+                    lists.push(format!("{section}.{key}"));
+                }
+            }
+        }
+        lists.sort();
+        assert_eq!(lists, layers::LISTS);
+    }
+
+    #[test]
     fn flags_come_last() {
         let flags = Flags { data_dir: Some("/x".into()), listen: Some(([127, 0, 0, 1], 1).into()) };
-        let config = Config::load(None, &flags).unwrap();
+        let variables = [
+            ("SLUICE__DATA_DIR".to_owned(), "/y".to_owned()),
+            ("SLUICE__HTTP__LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
+        ];
+        let config = Config::read(None, Some(variables.into()), &flags).unwrap();
         assert_eq!(config.data_dir, PathBuf::from("/x"));
         assert_eq!(config.http.listen.port(), 1);
     }

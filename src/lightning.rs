@@ -35,9 +35,9 @@ pub enum Network {
     Regtest,
 }
 
-/// Where the node reads the chain.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+/// Where the node reads the chain; the configuration reads it key by key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum ChainSource {
     /// A bitcoind of the operator's own, by RPC.
     Bitcoind {

@@ -135,10 +135,42 @@ impl Drop for Held {
     }
 }
 
-/// Begins to log to standard error: plain lines for a terminal, JSON where `json` asks for it. `filter` is in the syntax of `RUST_LOG`.
+/// Whether this can be understood as a filter in the syntax of `RUST_LOG`.
+///
+/// # Errors
+/// Why not, in a few words.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// Begins to log to standard error: plain lines for a terminal, JSON where `json` asks for it.
+/// `filter` is in the syntax of `RUST_LOG`; one that [`check_filter`] refuses counts as `info`, and
+/// the first line says so.
 pub fn start_logging(filter: &str, json: bool) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let (filter, wrong) = match EnvFilter::try_new(filter) {
+        Ok(filter) => (filter, None),
+        Err(error) => (EnvFilter::new("info"), Some(error)),
+    };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second call, as in tests, keeps the first subscriber.
     let _ = if json { builder.json().try_init() } else { builder.with_target(false).try_init() };
+    if let Some(error) = wrong {
+        tracing::warn!(%error, "the log filter cannot be understood: `info` is used");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_understood_or_refused() {
+        for filter in ["info", "", "off", "sluice::paywall=debug,info", "warn,sluice=trace"] {
+            assert_eq!(check_filter(filter), Ok(()), "{filter}");
+        }
+        for filter in ["sluice=loud", "info,,=", "sluice=debug=info"] {
+            let why = check_filter(filter).expect_err(filter);
+            assert!(!why.is_empty() && !why.contains('\n'), "{filter}: {why}");
+        }
+    }
 }

@@ -14,7 +14,8 @@ pub enum AmountError {
     Overflow,
     /// A price between zero and the smallest that charges every segment.
     #[error(
-        "the price is too small: use 0 (free) or at least {smallest_msat_per_second} msat per second"
+        "the price is too small: use 0 (free) or at least {smallest_msat_per_second} msat per \
+         second"
     )]
     Sparse {
         /// The smallest price above zero that is accepted.

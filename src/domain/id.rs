@@ -41,7 +41,8 @@ macro_rules! uuid_id {
 
             /// Exactly what is printed: 32 lower-case hexadecimal digits.
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let plain = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+                let hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+                let plain = text.len() == 32 && text.bytes().all(hex);
                 match Uuid::try_parse(text) {
                     Ok(id) if plain => Ok(Self(id)),
                     _ => Err(IdError($what)),

@@ -4,8 +4,10 @@
 use std::time::Duration;
 
 use ldk_node::Builder;
+use ldk_node::bitcoin::consensus::encode::serialize_hex;
 use ldk_node::bitcoin::constants::genesis_block;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -14,6 +16,8 @@ use crate::lightning::{ChainSource, Error, Network};
 
 /// A source that does not answer for this long is reported.
 const ANSWER_DURATION_MAX: Duration = Duration::from_secs(5);
+/// An Electrum server's answer is a header of 80 bytes and some JSON around it, or an error.
+const ANSWER_BYTES_MAX: u64 = 64 << 10;
 /// A bitcoind that loads its block index is waited for.
 const WARM_UP_DURATION_MAX: Duration = Duration::from_secs(60);
 const WARM_UP_POLL: Duration = Duration::from_millis(250);
@@ -51,8 +55,8 @@ pub(super) async fn check(source: &ChainSource, network: Network) -> Result<Chec
         ChainSource::Bitcoind { host, port, cookie_file } => {
             let (user, password) = rpc::credentials(cookie_file).map_err(|why| {
                 start(format!(
-                    "chain.cookie_file: {why}: start bitcoind with -server, or name the file that \
-                     holds user:password"
+                    "lightning.chain.cookie_file: {why}: start bitcoind with -server, or name the \
+                     file that holds user:password"
                 ))
             })?;
             let rpc = Rpc::new(host, *port, user.clone(), password.clone());
@@ -62,7 +66,7 @@ pub(super) async fn check(source: &ChainSource, network: Network) -> Result<Chec
             if chain != core_name(network) {
                 return Err(start(format!(
                     "the bitcoind at {host}:{port} is on the chain `{chain}`, not `{}`: correct \
-                     `network`, or chain.port",
+                     lightning.network, or lightning.chain.port",
                     core_name(network)
                 )));
             }
@@ -74,7 +78,7 @@ pub(super) async fn check(source: &ChainSource, network: Network) -> Result<Chec
             Ok(Checked::Esplora { url })
         }
         ChainSource::Electrum { url } => {
-            check_electrum(url).await?;
+            check_electrum(url, network).await?;
             Ok(Checked::Electrum { url: url.clone() })
         }
     }
@@ -99,13 +103,15 @@ async fn bitcoind_chain(rpc: &Rpc) -> Result<String, RpcError> {
 
 fn bitcoind_mend(place: &str, error: &RpcError) -> String {
     let mend = match error {
-        RpcError::Unreachable(_) => "start it with -server, or correct chain.host and chain.port",
+        RpcError::Unreachable(_) => {
+            "start it with -server, or correct lightning.chain.host and lightning.chain.port"
+        }
         RpcError::Unauthorized => {
-            "name its own .cookie in chain.cookie_file (it is new at each start)"
+            "name its own .cookie in lightning.chain.cookie_file (it is new at each start)"
         }
         RpcError::WarmingUp(_) => "wait until it has started",
         RpcError::Refused { .. } => "see its log",
-        RpcError::Garbled(_) => "chain.port must be its RPC port",
+        RpcError::Garbled(_) => "lightning.chain.port must be its RPC port",
     };
     format!("the bitcoind at {place}: {error}: {mend}")
 }
@@ -121,9 +127,7 @@ fn core_name(network: Network) -> &'static str {
 }
 
 async fn check_esplora(url: &str, network: Network) -> Result<(), Error> {
-    let silent = |why: String| {
-        start(format!("the Esplora server {url}: {why}: correct chain.url, or choose another one"))
-    };
+    let silent = |why: String| unusable(&format!("the Esplora server {url}"), &why);
     let client = reqwest::Client::builder()
         .timeout(ANSWER_DURATION_MAX)
         .build()
@@ -140,9 +144,17 @@ async fn check_esplora(url: &str, network: Network) -> Result<(), Error> {
     let ours = genesis_block(network.bitcoin()).block_hash().to_string();
     // Each custom signet has this genesis too, so that agreement does not prove the network there.
     if genesis.trim() != ours {
-        return Err(silent(format!("it follows another chain than `{}`", core_name(network))));
+        return Err(silent(elsewhere(network)));
     }
     Ok(())
+}
+
+fn elsewhere(network: Network) -> String {
+    format!("it is not on the chain `{}`, which lightning.network chooses", core_name(network))
+}
+
+fn unusable(server: &str, why: &str) -> Error {
+    start(format!("{server}: {why}: correct lightning.chain.url, or choose another one"))
 }
 
 /// The innermost cause, such as "Connection refused", without the address that the caller names
@@ -155,20 +167,51 @@ fn why(error: &reqwest::Error) -> String {
     causes.last().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-async fn check_electrum(url: &str) -> Result<(), Error> {
-    let silent = |why: &str| {
-        start(format!("the Electrum server {url}: {why}: correct chain.url, or choose another one"))
-    };
-    let place = match url.split_once("://") {
-        Some(("tcp" | "ssl", place)) => place,
+async fn check_electrum(url: &str, network: Network) -> Result<(), Error> {
+    let silent = |why: &str| unusable(&format!("the Electrum server {url}"), why);
+    let (encrypted, place) = match url.split_once("://") {
+        Some(("tcp", place)) => (false, place),
+        Some(("ssl", place)) => (true, place),
         Some(_) => return Err(silent("only tcp:// and ssl:// are understood")),
-        None => url,
+        None => (false, url),
     };
-    match timeout(ANSWER_DURATION_MAX, TcpStream::connect(place.trim_end_matches('/'))).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(silent(&error.to_string())),
+    let ask = async {
+        let stream = TcpStream::connect(place.trim_end_matches('/'))
+            .await
+            .map_err(|error| error.to_string())?;
+        // Behind TLS only LDK's own client can ask: a second TLS client for one line is not worth
+        // its code.
+        if encrypted { Ok(()) } else { ask_electrum(stream, network).await }
+    };
+    match timeout(ANSWER_DURATION_MAX, ask).await {
+        Ok(answer) => answer.map_err(|why| silent(&why)),
         Err(_) => Err(silent("it takes too long")),
     }
+}
+
+/// Asks for the header of block 0 (Electrum protocol 1.4, `blockchain.block.header`).
+///
+/// Not for `server.features`, which tells the genesis hash too: Blockstream's electrs does not know
+/// that method unless it is built for it, while this one LDK needs as well.
+async fn ask_electrum(mut stream: TcpStream, network: Network) -> Result<(), String> {
+    let request =
+        json!({ "jsonrpc": "2.0", "id": 0, "method": "blockchain.block.header", "params": [0] });
+    let sent = stream.write_all(format!("{request}\n").as_bytes()).await;
+    sent.map_err(|error| error.to_string())?;
+    let mut stream = BufReader::new(stream.take(ANSWER_BYTES_MAX));
+    let mut line = Vec::new();
+    stream.read_until(b'\n', &mut line).await.map_err(|error| error.to_string())?;
+    let answer: Value = serde_json::from_slice(&line)
+        .map_err(|_| "it does not speak Electrum's protocol".to_owned())?;
+    let Some(header) = answer.get("result").and_then(Value::as_str) else {
+        let said = answer.pointer("/error/message").and_then(Value::as_str);
+        return Err(format!("it does not tell block 0 ({})", said.unwrap_or("without a reason")));
+    };
+    // Each custom signet begins with this block too.
+    if header != serialize_hex(&genesis_block(network.bitcoin()).header) {
+        return Err(elsewhere(network));
+    }
+    Ok(())
 }
 
 fn start(line: String) -> Error {
@@ -177,7 +220,6 @@ fn start(line: String) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -225,7 +267,7 @@ mod tests {
         let line = bitcoind_line(server("401 Unauthorized", "").await, "u:p").await;
         assert!(line.contains("credentials are refused"), "{line}");
         let line = bitcoind_line(server("404 Not Found", "<html>").await, "u:p").await;
-        assert!(line.contains("chain.port must be its RPC port"), "{line}");
+        assert!(line.contains("lightning.chain.port must be its RPC port"), "{line}");
         let line = bitcoind_line(1, "u:p").await;
         assert!(line.contains("start it with -server"), "{line}");
         let line = bitcoind_line(1, "nothing").await;
@@ -236,19 +278,60 @@ mod tests {
     async fn an_esplora_server_that_will_not_do_is_named_with_the_mend() {
         let check = async |url: String| check_esplora(&url, Network::Regtest).await;
         let line = check("http://127.0.0.1:1".to_owned()).await.unwrap_err().to_string();
-        assert!(line.contains("correct chain.url"), "{line}");
+        assert!(line.contains("correct lightning.chain.url"), "{line}");
         let port = server("200 OK", "17").await;
         let line = check(format!("http://127.0.0.1:{port}")).await.unwrap_err().to_string();
-        assert!(line.contains("another chain than `regtest`"), "{line}");
+        assert!(line.contains("not on the chain `regtest`"), "{line}");
+    }
+
+    /// Answers every line with this one.
+    async fn electrum(answer: String) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let place = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let mut stream = BufReader::new(stream);
+                let mut line = String::new();
+                stream.read_line(&mut line).await.unwrap();
+                let asked: Value = serde_json::from_str(&line).unwrap();
+                assert_eq!(asked["method"], "blockchain.block.header");
+                assert_eq!(asked["params"], json!([0]));
+                stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            }
+        });
+        format!("tcp://{place}")
+    }
+
+    fn block_0_of(network: Network) -> String {
+        let header = serialize_hex(&genesis_block(network.bitcoin()).header);
+        json!({ "jsonrpc": "2.0", "id": 0, "result": header }).to_string()
     }
 
     #[tokio::test]
-    async fn an_electrum_server_is_reached_or_named() {
-        let port = server("200 OK", "").await;
-        assert_eq!(check_electrum(&format!("tcp://127.0.0.1:{port}")).await, Ok(()));
-        for url in ["ssl://127.0.0.1:1", "http://127.0.0.1:1", "127.0.0.1"] {
-            let line = check_electrum(url).await.unwrap_err().to_string();
-            assert!(line.contains(url) && line.contains("correct chain.url"), "{line}");
+    async fn an_electrum_server_on_the_right_chain_will_do() {
+        let url = electrum(block_0_of(Network::Regtest)).await;
+        assert_eq!(check_electrum(&url, Network::Regtest).await, Ok(()));
+        let bare = url.trim_start_matches("tcp://");
+        assert_eq!(check_electrum(bare, Network::Regtest).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn an_electrum_server_that_will_not_do_is_named_with_the_mend() {
+        let http = server("400 Bad Request", "").await;
+        let error = json!({ "id": 0, "error": { "code": -32601, "message": "unknown method" } });
+        let urls = [
+            (electrum(block_0_of(Network::Mainnet)).await, "not on the chain `regtest`"),
+            (electrum(error.to_string()).await, "unknown method"),
+            (format!("tcp://127.0.0.1:{http}"), "does not speak Electrum's protocol"),
+            ("ssl://127.0.0.1:1".to_owned(), "refused"),
+            ("http://127.0.0.1:1".to_owned(), "only tcp:// and ssl://"),
+            ("127.0.0.1".to_owned(), "invalid socket address"),
+        ];
+        for (url, why) in urls {
+            let line = check_electrum(&url, Network::Regtest).await.unwrap_err().to_string();
+            for word in [&url, why, "correct lightning.chain.url"] {
+                assert!(line.contains(word) && !line.contains('\n'), "{word}: {line}");
+            }
         }
     }
 }

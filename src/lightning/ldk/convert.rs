@@ -167,7 +167,8 @@ pub(super) fn error(error: NodeError) -> Error {
 pub(super) fn build_error(error: BuildError) -> Error {
     Error::Start(match error {
         BuildError::NetworkMismatch => {
-            "the node's state is of another network: correct `network`, or choose another data_dir"
+            "the node's state is of another network: correct lightning.network, or choose \
+             another data_dir"
                 .to_owned()
         }
         BuildError::ReadFailed | BuildError::InvalidChannelMonitor => format!(

@@ -1,0 +1,249 @@
+//! What no type can say of a value: bounds, and values that must fit each other. Each line names the
+//! key and the mend, so that a wrong value stops the start and not, hours later, a sale or a payout.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::{Config, Error, Log};
+use crate::payout::AMOUNT_MIN;
+use crate::{http, library, media, payout, paywall, telemetry};
+
+/// x264's presets, from the fastest to the smallest result.
+const PRESETS: [&str; 10] = [
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+];
+/// Heights from the smallest picture that x264 takes in earnest to 8K.
+const HEIGHTS: RangeInclusive<u32> = 16..=4_320;
+/// Beside the audio-only rendition these are what the worker's parent accepts.
+const HEIGHTS_MAX: usize = 15;
+/// FFmpeg and x264 do not start in less.
+const WORKER_BYTES_MIN: u64 = 1 << 30;
+
+impl Config {
+    /// What no type can say.
+    ///
+    /// # Errors
+    /// [`Error`]: one line that names the key and the mend.
+    pub fn check(&self) -> Result<(), Error> {
+        check_log(&self.log)
+            .and_then(|()| check_http(&self.http))
+            .and_then(|()| check_payment(&self.payment))
+            .and_then(|()| check_payout(&self.payout))
+            .and_then(|()| check_library(&self.library))
+            .and_then(|()| check_media(&self.media))
+            .map_err(Error)
+    }
+}
+
+fn check_log(log: &Log) -> Result<(), String> {
+    telemetry::check_filter(&log.filter).map_err(|why| {
+        format!(
+            "log.filter: `{}`: {why}: write it in the syntax of RUST_LOG, such as `info` or \
+             `sluice::paywall=debug,info`",
+            log.filter.escape_debug()
+        )
+    })
+}
+
+fn check_http(http: &http::Options) -> Result<(), String> {
+    if http.listen.ip().is_loopback() || !http.trusted_proxies.is_empty() {
+        return Ok(());
+    }
+    refuse(
+        "http.listen is not a loopback address: keys and payments would travel in the clear. \
+         Listen on 127.0.0.1 behind a proxy that speaks HTTPS, or name that proxy in \
+         http.trusted_proxies",
+    )
+}
+
+fn check_payment(payment: &paywall::Options) -> Result<(), String> {
+    let usual = paywall::Options::default();
+    let paywall::Options {
+        invoice_expiry_seconds,
+        replay_seconds,
+        redeem_seconds,
+        sessions_max,
+        session_seconds,
+        ..
+    } = *payment;
+    payment.granularity()?;
+    payment.fee()?;
+    // A wallet needs time to find a route; a day old, the price of a title is no offer any more.
+    let (expiry, usual_expiry) = (invoice_expiry_seconds, usual.invoice_expiry_seconds);
+    between("payment.invoice_expiry_seconds", expiry, 30..=86_400, usual_expiry)?;
+    // Credit that is not redeemed by then goes to the creators: a viewer must have time to come back.
+    at_least("payment.redeem_seconds", redeem_seconds, 3_600, usual.redeem_seconds)?;
+    // Without a grace a player that asks for a range, or asks again, would pay twice.
+    let (replay, usual_replay) = (replay_seconds, usual.replay_seconds);
+    between("payment.replay_seconds", replay, 1..=redeem_seconds, usual_replay)?;
+    at_least("payment.sessions_max", sessions_max, 1, usual.sessions_max)?;
+    at_least("payment.session_seconds", session_seconds, 60, usual.session_seconds)
+}
+
+fn check_payout(payout: &payout::Options) -> Result<(), String> {
+    let usual = payout::Options::default();
+    at_least("payout.interval_seconds", payout.interval_seconds, 1, usual.interval_seconds)?;
+    between("payout.fee_max_ppm", payout.fee_max_ppm, 0..=999_999, usual.fee_max_ppm)?;
+    let threshold = payout.threshold_msat;
+    let part = u128::from(threshold) * u128::from(payout.fee_max_ppm) / 1_000_000;
+    let fee = part.max(payout.fee_max_floor_msat.into());
+    if u128::from(threshold) < fee + u128::from(AMOUNT_MIN.get()) {
+        return Err(format!(
+            "payout.threshold_msat = {threshold} leaves less than {} msat beside the routing fee \
+             of {fee}, and so little is never sent: raise it (default {}), or lower \
+             payout.fee_max_ppm or payout.fee_max_floor_msat",
+            AMOUNT_MIN.get(),
+            usual.threshold_msat
+        ));
+    }
+    Ok(())
+}
+
+fn check_library(library: &library::Options) -> Result<(), String> {
+    let usual = library::Options::default();
+    at_least("library.source_bytes_max", library.source_bytes_max, 1, usual.source_bytes_max)?;
+    at_least("library.attempts_max", library.attempts_max, 1, usual.attempts_max)
+}
+
+fn check_media(media: &media::Options) -> Result<(), String> {
+    let usual = media::Options::default();
+    between("media.segment_ms", media.segment_ms, 1_000..=60_000, usual.segment_ms)?;
+    let ladder = &media.ladder;
+    if !(1..=HEIGHTS_MAX).contains(&ladder.len())
+        || !ladder.iter().all(|height| HEIGHTS.contains(height))
+        || !ladder.is_sorted_by(|higher, lower| higher > lower)
+    {
+        return Err(format!(
+            "media.ladder must name 1 to {HEIGHTS_MAX} heights between {} and {}, highest first \
+             and each once (default {:?})",
+            HEIGHTS.start(),
+            HEIGHTS.end(),
+            usual.ladder
+        ));
+    }
+    between("media.crf", media.crf, 0..=51, usual.crf)?;
+    if !PRESETS.contains(&media.preset.as_str()) {
+        return Err(format!(
+            "media.preset must be one of {} (default {})",
+            PRESETS.join(", "),
+            usual.preset
+        ));
+    }
+    let (duration, usual_duration) = (media.duration_max_seconds, usual.duration_max_seconds);
+    at_least("media.duration_max_seconds", duration, 1, usual_duration)?;
+    at_least("media.pixels_max", media.pixels_max, 1, usual.pixels_max)?;
+    let (memory, usual_memory) = (media.memory_max_bytes, usual.memory_max_bytes);
+    at_least("media.memory_max_bytes", memory, WORKER_BYTES_MIN, usual_memory)?;
+    at_least("media.cpu_max_seconds", media.cpu_max_seconds, 1, usual.cpu_max_seconds)
+}
+
+fn at_least<T: PartialOrd + Display>(
+    key: &str,
+    value: T,
+    least: T,
+    usual: T,
+) -> Result<(), String> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(format!("{key} must be {least} at least (default {usual})"))
+}
+
+fn between<T: PartialOrd + Display>(
+    key: &str,
+    value: T,
+    range: RangeInclusive<T>,
+    usual: T,
+) -> Result<(), String> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = (range.start(), range.end());
+    Err(format!("{key} must lie between {least} and {most} (default {usual})"))
+}
+
+fn refuse(line: &str) -> Result<(), String> {
+    Err(line.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Change = fn(&mut Config);
+
+    fn checked(change: Change) -> Result<(), Error> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.check()
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_named_with_the_mend() {
+        let wrong: [(&str, Change); 30] = [
+            ("log.filter", |c| c.log.filter = "sluice=loud".into()),
+            ("http.listen", |c| c.http.listen = ([0, 0, 0, 0], 80).into()),
+            ("payment.granularity_msat", |c| c.payment.granularity_msat = 0),
+            ("payment.fee_ppm", |c| c.payment.fee_ppm = 1_000_001),
+            ("payment.invoice_expiry_seconds", |c| c.payment.invoice_expiry_seconds = 29),
+            ("payment.invoice_expiry_seconds", |c| c.payment.invoice_expiry_seconds = 86_401),
+            ("payment.redeem_seconds", |c| c.payment.redeem_seconds = 3_599),
+            ("payment.replay_seconds", |c| c.payment.replay_seconds = 0),
+            ("payment.replay_seconds", |c| c.payment.replay_seconds = 7 * 86_400 + 1),
+            ("payment.sessions_max", |c| c.payment.sessions_max = 0),
+            ("payment.session_seconds", |c| c.payment.session_seconds = 59),
+            ("payout.interval_seconds", |c| c.payout.interval_seconds = 0),
+            ("payout.fee_max_ppm", |c| c.payout.fee_max_ppm = 1_000_000),
+            ("payout.fee_max_ppm", |c| c.payout.fee_max_ppm = 999_999),
+            ("payout.threshold_msat", |c| c.payout.threshold_msat = 1_999),
+            ("payout.fee_max_floor_msat", |c| c.payout.fee_max_floor_msat = u64::MAX),
+            ("library.source_bytes_max", |c| c.library.source_bytes_max = 0),
+            ("library.attempts_max", |c| c.library.attempts_max = 0),
+            ("media.segment_ms", |c| c.media.segment_ms = 999),
+            ("media.ladder", |c| c.media.ladder.clear()),
+            ("media.ladder", |c| c.media.ladder = vec![15]),
+            ("media.ladder", |c| c.media.ladder = vec![4_321]),
+            ("media.ladder", |c| c.media.ladder = vec![480, 480]),
+            ("media.ladder", |c| c.media.ladder = (16..32).rev().collect()),
+            ("media.crf", |c| c.media.crf = 52),
+            ("media.preset", |c| c.media.preset = "quick".into()),
+            ("media.duration_max_seconds", |c| c.media.duration_max_seconds = 0),
+            ("media.pixels_max", |c| c.media.pixels_max = 0),
+            ("media.memory_max_bytes", |c| c.media.memory_max_bytes = WORKER_BYTES_MIN - 1),
+            ("media.cpu_max_seconds", |c| c.media.cpu_max_seconds = 0),
+        ];
+        for (key, change) in wrong {
+            let line = checked(change).expect_err(key).to_string();
+            assert!(line.contains(key) && !line.contains('\n'), "{key}: {line}");
+            // Every line says what would do.
+            let mend = ["(default ", "such as", "0 to", "or name"];
+            assert!(mend.iter().any(|word| line.contains(word)), "{key}: {line}");
+        }
+    }
+
+    #[test]
+    fn the_outermost_values_will_do() {
+        let right: [Change; 8] = [
+            |_| {},
+            |c| c.payment.replay_seconds = c.payment.redeem_seconds,
+            |c| c.payment.invoice_expiry_seconds = 86_400,
+            |c| c.payout.threshold_msat = 2_000,
+            |c| c.payout.interval_seconds = 1,
+            |c| c.media.ladder = vec![4_320, 16],
+            |c| c.media.crf = 0,
+            |c| c.media.preset = "placebo".into(),
+        ];
+        for change in right {
+            assert_eq!(checked(change), Ok(()));
+        }
+    }
+}
