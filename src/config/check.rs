@@ -21,11 +21,11 @@ const PRESETS: [&str; 10] = [
     "veryslow",
     "placebo",
 ];
-/// Heights from the smallest picture that x264 takes in earnest to 8K.
+/// Heights that are no slip of the pen: from 16 lines to 8K.
 const HEIGHTS: RangeInclusive<u32> = 16..=4_320;
 /// Beside the audio-only rendition these are what the worker's parent accepts.
 const HEIGHTS_MAX: usize = 15;
-/// FFmpeg and x264 do not start in less.
+/// What a worker gets at least: decoder, encoders and their threads share it.
 const WORKER_BYTES_MIN: u64 = 1 << 30;
 
 impl Config {
