@@ -172,11 +172,12 @@ async fn judge(
     before: (i128, i128, i128),
     closed: u32,
 ) {
-    let (mut paid, mut failed, mut late) = (0_u64, 0, 0);
+    let (mut paid, mut failed, mut failed_msat, mut late) = (0_u64, 0, 0_u64, 0);
     for purchase in &purchases {
         let Some(proof) = world.viewer.outcome(purchase.hash).await else {
             assert!(!purchase.opened, "{} opened a segment and failed", purchase.hash);
             failed += 1;
+            failed_msat += purchase.challenge.amount;
             continue;
         };
         paid += purchase.challenge.amount;
@@ -199,7 +200,10 @@ async fn judge(
     for line in world.server.logged("a channel closed") {
         println!("{line}");
     }
-    assert_eq!(books.viewer_credit, 0, "everything that was paid was served");
+    // A payment that the server had claimed in a channel that LDK then had to close is lost on the way to the chain, being dust: the viewer's node
+    // takes it back, and the server has it as credit all the same.
+    let lost = if closed == 0 { 0 } else { i128::from(failed_msat) };
+    assert!((0..=lost).contains(&books.viewer_credit), "everything that was paid was served");
     assert_eq!(books.unclaimed, 0, "no payment came without its invoice");
     assert_eq!(books.fee + books.payable + paid_out + books.routing, paid, "each counted once");
     assert!(books.verified, "the books verify");
