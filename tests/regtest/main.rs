@@ -8,6 +8,10 @@ mod closed;
 mod demo;
 mod ffmpeg;
 mod kills;
+// The same suite as over the fake.
+#[path = "../contract/lightning.rs"]
+mod lightning;
+mod nodes;
 mod segments;
 mod sessions;
 mod starts;

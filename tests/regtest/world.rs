@@ -33,11 +33,11 @@ use server::{Serving, Settings};
 use wallet::Wallet;
 
 /// Each channel's value.
-const CHANNEL_SAT: u64 = 2_000_000;
+pub const CHANNEL_SAT: u64 = 2_000_000;
 /// What a node must own before it opens one.
-const FUNDS_SAT: u64 = 10_000_000;
+pub const FUNDS_SAT: u64 = 10_000_000;
 /// Blocks until a coinbase can be spent, with one to spare.
-const MATURITY: u32 = 101;
+pub const MATURITY: u32 = 101;
 /// A step takes at most this long, with the machine under load.
 pub const WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
