@@ -61,6 +61,15 @@ impl Serving {
         Self { child: None, data_dir: data_dir.to_owned(), config, http, lightning }
     }
 
+    /// Has it read the chain from a source of another kind than the bitcoind.
+    pub fn read_chain_from(&self, kind: &str, url: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let (head, tail) = text.split_once("kind = \"bitcoind\"").unwrap();
+        let (_, tail) = tail.split_once("[payment]").unwrap();
+        let chain = format!("kind = \"{kind}\"\nurl = \"{url}\"\n[payment]");
+        std::fs::write(&self.config, format!("{head}{chain}{tail}")).unwrap();
+    }
+
     /// Starts it and waits until it says that it answers; with `FAILPOINTS`, where the test holds it at one.
     pub async fn start(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs");
