@@ -137,6 +137,14 @@ impl Serving {
         all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
+    /// The size of its database's write-ahead logs, which grow with whatever it writes, LDK's state included.
+    pub fn written_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(self.data_dir.join("db")).unwrap().filter_map(Result::ok);
+        let logs = files.filter(|file| file.path().extension().is_some_and(|name| name == "log"));
+        // One that is gone between the two was written to its end.
+        logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
+    }
+
     /// A client without a key.
     pub fn anybody(&self) -> Client {
         Client::new(&self.base_url(), None)
@@ -217,20 +225,30 @@ pub fn sluice(arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end, within a minute.
-pub async fn run(mut command: Command) -> Output {
-    output(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
+pub async fn run(command: Command) -> Output {
+    run_within(command, WITHIN).await
+}
+
+/// Runs a command that may take longer to its end.
+pub async fn run_within(mut command: Command, within: Duration) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    output_within(child, within).await
 }
 
 /// Waits for a child's end, within a minute.
 pub async fn output(child: Child) -> Output {
+    output_within(child, WITHIN).await
+}
+
+async fn output_within(child: Child, within: Duration) -> Output {
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    match tokio::time::timeout(WITHIN, &mut ended).await {
+    match tokio::time::timeout(within, &mut ended).await {
         Ok(output) => output.unwrap(),
         Err(_) => {
             let _ = kill(pid, Signal::SIGKILL);
             let output = ended.await.unwrap();
-            panic!("no end within {WITHIN:?}: {}", utf8(&output.stderr))
+            panic!("no end within {within:?}: {}", utf8(&output.stderr))
         }
     }
 }
