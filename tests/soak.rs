@@ -17,12 +17,14 @@ mod world;
 
 use world::client::{Challenge, Client, read_challenge};
 use world::server::Settings;
-use world::{World, until};
+use world::{World, until, until_within};
 
 /// Kills at full length, and in a short round.
 const KILLS: (u32, u32) = (100, 3);
 /// From the moment that the server can be paid to its kill: a payment takes 65 ms, a payout and its events some hundred.
 const LIFE_MS: std::ops::Range<u64> = 20..1_500;
+/// A closed channel is booked once the node has been at rest for some ten seconds.
+const BOOKED_WITHIN: Duration = Duration::from_secs(120);
 /// Payments that are under way at once.
 const PAYERS: usize = 4;
 
@@ -190,6 +192,8 @@ async fn judge(
     } else {
         let idle = async || world.server.totals().await.in_flight == 0;
         until("no payout in flight", idle).await;
+        let booked = async || world.server.totals().await.channels == world.server.owned().await;
+        until_within(BOOKED_WITHIN, "closed channels in the books", booked).await;
     }
     let books = world.server.totals().await;
     let earnings = creator.json("/api/v1/earnings").await;
@@ -211,11 +215,11 @@ async fn judge(
         0,
         "since the last start"
     );
+    let server = world.server.owned().await;
+    assert_eq!(books.channels, server, "the ledger and the server's own node");
     if closed == 0 {
-        let server = world.server.owned().await;
         assert_eq!(before.0 - world.viewer.owned(), paid, "the viewer's own node");
         assert_eq!(world.creator.owned() - before.1, paid_out, "the creator's own node");
         assert_eq!(server - before.2, paid - paid_out, "the server's own node");
-        assert_eq!(books.channels, server, "the ledger and the server's own node");
     }
 }

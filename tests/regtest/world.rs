@@ -178,7 +178,7 @@ impl World {
                 && totals.payable < server::PAYOUT_MIN_MSAT
                 && totals.channels == self.server.owned().await
         };
-        if !within(rests).await {
+        if !within(WITHIN, rests).await {
             let owned = self.server.owned().await;
             panic!(
                 "no rest: {:?}, the node owns {owned}\n{}",
@@ -249,12 +249,17 @@ pub fn lightning(alias: &str, bitcoind: &Bitcoind) -> Options {
 
 /// Waits until something holds; a panic that names it otherwise.
 pub async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
-    assert!(within(holds).await, "{what} did not come within {} s", WITHIN.as_secs());
+    until_within(WITHIN, what, holds).await;
+}
+
+/// As [`until`], for what may take longer.
+pub async fn until_within(duration: Duration, what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(within(duration, holds).await, "{what} did not come within {} s", duration.as_secs());
 }
 
 /// Whether something comes to hold in time.
-pub async fn within(mut holds: impl AsyncFnMut() -> bool) -> bool {
-    let deadline = Instant::now() + WITHIN;
+pub async fn within(duration: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
+    let deadline = Instant::now() + duration;
     while !holds().await {
         if Instant::now() > deadline {
             return false;
