@@ -1,5 +1,5 @@
 //! What every implementation of a port must keep: one suite for stores, over memory and RocksDB, and one for nodes, over the fake here and
-//! over a real node in `tests/regtest`.
+//! over real nodes in `tests/regtest/nodes.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

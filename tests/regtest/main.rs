@@ -4,10 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(missing_docs)]
 
+mod chain_sources;
 mod closed;
 mod demo;
 mod ffmpeg;
 mod kills;
+// The same suite as over the fake.
+#[path = "../contract/lightning.rs"]
+mod lightning;
+mod nodes;
 mod segments;
 mod sessions;
 mod starts;

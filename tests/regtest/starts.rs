@@ -32,7 +32,7 @@ async fn line(arguments: &[&str]) -> String {
     said
 }
 
-fn holds(line: &str, words: &[&str]) {
+pub fn holds(line: &str, words: &[&str]) {
     for word in words {
         assert!(line.contains(word), "`{word}` is missing: {line}");
     }
@@ -78,21 +78,12 @@ async fn a_configuration_that_will_not_do_is_named_with_the_mend() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_source_that_does_not_answer_is_named() {
     let (chain, dir) = (bitcoind().await, tempfile::tempdir().unwrap());
-    let serving = Serving::prepare(&dir.path().join("server"), &chain, &Settings::default());
-    let url = format!("127.0.0.1:{}", free_port().unwrap());
-    let other = |kind: &str, scheme: &str| {
-        let text = std::fs::read_to_string(&serving.config).unwrap();
-        let (head, tail) = text.split_once("kind = \"bitcoind\"").unwrap();
-        let (_, tail) = tail.split_once("[payment]").unwrap();
-        let file = dir.path().join(format!("{kind}.toml"));
-        let chain = format!("kind = \"{kind}\"\nurl = \"{scheme}://{url}\"\n[payment]");
-        std::fs::write(&file, format!("{head}{chain}{tail}")).unwrap();
-        file
-    };
+    let place = format!("127.0.0.1:{}", free_port().unwrap());
     for (kind, scheme) in [("esplora", "http"), ("electrum", "tcp")] {
-        let config = other(kind, scheme);
-        let said = line(&["serve", "--config", config.to_str().unwrap()]).await;
-        holds(&said, &[&url, "chain.url", "choose another"]);
+        let serving = Serving::prepare(&dir.path().join(kind), &chain, &Settings::default());
+        serving.read_chain_from(kind, &format!("{scheme}://{place}"));
+        let said = refused(&serving, &[]).await;
+        holds(&said, &[&place, "chain.url", "choose another"]);
     }
 }
 

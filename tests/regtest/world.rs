@@ -8,16 +8,13 @@
 #![allow(dead_code)]
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sluice::domain::amount::Msat;
 use sluice::domain::id::NodeId;
 use sluice::lightning::regtest::{self, Bitcoind, free_port};
-use sluice::lightning::{Network, Node as _, OpenChannel, Operator as _, Options, ldk};
-use sluice::store::Store;
-use sluice::store::memory::Memory;
+use sluice::lightning::{Network, OpenChannel, Options};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -33,11 +30,11 @@ use server::{Serving, Settings};
 use wallet::Wallet;
 
 /// Each channel's value.
-const CHANNEL_SAT: u64 = 2_000_000;
+pub const CHANNEL_SAT: u64 = 2_000_000;
 /// What a node must own before it opens one.
-const FUNDS_SAT: u64 = 10_000_000;
+pub const FUNDS_SAT: u64 = 10_000_000;
 /// Blocks until a coinbase can be spent, with one to spare.
-const MATURITY: u32 = 101;
+pub const MATURITY: u32 = 101;
 /// A step takes at most this long, with the machine under load.
 pub const WITHIN: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
@@ -61,18 +58,18 @@ impl World {
         let creator = Wallet::start(&dir.path().join("creator"), "creator", &bitcoind).await;
         let data_dir = dir.path().join("server");
         let mut server = Serving::prepare(&data_dir, &bitcoind, settings);
-        let address = on_chain_address(&data_dir, &bitcoind).await;
         server.start(&[]).await;
         let world = Self { server, viewer, creator, bitcoind, dir };
-        world.fund(&address).await;
+        world.fund().await;
         world.open_channels().await;
         world
     }
 
     /// Funds all three: a peer may open an anchor channel only to a node that holds the reserve on chain.
-    async fn fund(&self, server: &str) {
+    async fn fund(&self) {
         let wallets = [&self.viewer, &self.creator];
-        self.bitcoind.mine(1, server).await.unwrap();
+        let server = self.server.operator().post("/api/v1/node/address", &json!({})).await;
+        self.bitcoind.mine(1, server["address"].as_str().unwrap()).await.unwrap();
         for wallet in wallets {
             self.bitcoind.mine(1, &wallet.node.address().unwrap()).await.unwrap();
         }
@@ -181,7 +178,7 @@ impl World {
                 && totals.payable < server::PAYOUT_MIN_MSAT
                 && totals.channels == self.server.owned().await
         };
-        if !within(rests).await {
+        if !within(WITHIN, rests).await {
             let owned = self.server.owned().await;
             panic!(
                 "no rest: {:?}, the node owns {owned}\n{}",
@@ -250,29 +247,19 @@ pub fn lightning(alias: &str, bitcoind: &Bitcoind) -> Options {
     }
 }
 
-/// Writes a seed for a server that has none yet and tells an address of its wallet. The server's own interface tells none, and a node that
-/// ran in this process would keep the database open.
-async fn on_chain_address(data_dir: &Path, bitcoind: &Bitcoind) -> String {
-    let seed = sluice::runtime::random_bytes::<64>();
-    std::fs::create_dir(data_dir).unwrap();
-    sluice::app::write_private(&data_dir.join("seed"), &seed).unwrap();
-    let state = Arc::new(Store::new(Memory::default()));
-    let nowhere = tempfile::tempdir().unwrap();
-    let options = lightning("server", bitcoind);
-    let node = ldk::start(&options, seed, state, 1, nowhere.path()).await.unwrap();
-    let address = node.address().unwrap();
-    node.stop().await;
-    address
-}
-
 /// Waits until something holds; a panic that names it otherwise.
 pub async fn until(what: &str, holds: impl AsyncFnMut() -> bool) {
-    assert!(within(holds).await, "{what} did not come within {} s", WITHIN.as_secs());
+    until_within(WITHIN, what, holds).await;
+}
+
+/// As [`until`], for what may take longer.
+pub async fn until_within(duration: Duration, what: &str, holds: impl AsyncFnMut() -> bool) {
+    assert!(within(duration, holds).await, "{what} did not come within {} s", duration.as_secs());
 }
 
 /// Whether something comes to hold in time.
-pub async fn within(mut holds: impl AsyncFnMut() -> bool) -> bool {
-    let deadline = Instant::now() + WITHIN;
+pub async fn within(duration: Duration, mut holds: impl AsyncFnMut() -> bool) -> bool {
+    let deadline = Instant::now() + duration;
     while !holds().await {
         if Instant::now() > deadline {
             return false;

@@ -61,6 +61,15 @@ impl Serving {
         Self { child: None, data_dir: data_dir.to_owned(), config, http, lightning }
     }
 
+    /// Has it read the chain from a source of another kind than the bitcoind.
+    pub fn read_chain_from(&self, kind: &str, url: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        let (head, tail) = text.split_once("kind = \"bitcoind\"").unwrap();
+        let (_, tail) = tail.split_once("[payment]").unwrap();
+        let chain = format!("kind = \"{kind}\"\nurl = \"{url}\"\n[payment]");
+        std::fs::write(&self.config, format!("{head}{chain}{tail}")).unwrap();
+    }
+
     /// Starts it and waits until it says that it answers; with `FAILPOINTS`, where the test holds it at one.
     pub async fn start(&mut self, environment: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs");
@@ -126,6 +135,14 @@ impl Serving {
     pub fn logged(&self, text: &str) -> Vec<String> {
         let all = std::fs::read_to_string(self.log_file()).unwrap_or_default();
         all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+
+    /// The size of its database's write-ahead logs, which grow with whatever it writes, LDK's state included.
+    pub fn written_bytes(&self) -> u64 {
+        let files = std::fs::read_dir(self.data_dir.join("db")).unwrap().filter_map(Result::ok);
+        let logs = files.filter(|file| file.path().extension().is_some_and(|name| name == "log"));
+        // One that is gone between the two was written to its end.
+        logs.filter_map(|file| Some(file.metadata().ok()?.len())).sum()
     }
 
     /// A client without a key.
@@ -208,20 +225,30 @@ pub fn sluice(arguments: &[&str]) -> Command {
 }
 
 /// Runs a command to its end, within a minute.
-pub async fn run(mut command: Command) -> Output {
-    output(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()).await
+pub async fn run(command: Command) -> Output {
+    run_within(command, WITHIN).await
+}
+
+/// Runs a command that may take longer to its end.
+pub async fn run_within(mut command: Command, within: Duration) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    output_within(child, within).await
 }
 
 /// Waits for a child's end, within a minute.
 pub async fn output(child: Child) -> Output {
+    output_within(child, WITHIN).await
+}
+
+async fn output_within(child: Child, within: Duration) -> Output {
     let pid = Pid::from_raw(child.id().cast_signed());
     let mut ended = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
-    match tokio::time::timeout(WITHIN, &mut ended).await {
+    match tokio::time::timeout(within, &mut ended).await {
         Ok(output) => output.unwrap(),
         Err(_) => {
             let _ = kill(pid, Signal::SIGKILL);
             let output = ended.await.unwrap();
-            panic!("no end within {WITHIN:?}: {}", utf8(&output.stderr))
+            panic!("no end within {within:?}: {}", utf8(&output.stderr))
         }
     }
 }

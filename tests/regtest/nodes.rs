@@ -1,0 +1,132 @@
+//! Two real nodes with a channel under the suite of all nodes, `tests/contract/lightning.rs`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice::domain::amount::Msat;
+use sluice::domain::id::{NodeId, Preimage};
+use sluice::lightning::fake::FakeNode;
+use sluice::lightning::ldk::{self, LdkNode};
+use sluice::lightning::regtest::Bitcoind;
+use sluice::lightning::{Issuer as _, Network, Node, OpenChannel, Operator as _, Options};
+use sluice::store::Store;
+use sluice::store::memory::Memory;
+use tempfile::TempDir;
+
+use crate::lightning::{self, Pair};
+use crate::world::wallet::Wallet;
+use crate::world::{self, CHANNEL_SAT, FUNDS_SAT, MATURITY, bitcoind, until};
+
+const EXPIRY: Duration = Duration::from_secs(600);
+
+/// The node that is asked, and a wallet that takes its own events.
+struct Channel {
+    // Who reads the chain ends before the chain, the directory last.
+    node: LdkNode,
+    peer: Wallet,
+    options: Options,
+    seed: [u8; 64],
+    boot: u64,
+    /// In memory, because a stopped node holds on to its store until this process ends, and a RocksDB is opened by one at a time; that
+    /// what LDK wrote survives the process is asked in `kills.rs`.
+    state: Arc<Store<Memory>>,
+    _bitcoind: Bitcoind,
+    dir: TempDir,
+}
+
+impl Channel {
+    /// node <-- 2,000,000 sat, half of it pushed -- peer
+    async fn new() -> Self {
+        let (bitcoind, dir) = (bitcoind().await, tempfile::tempdir().unwrap());
+        let peer = Wallet::start(&dir.path().join("peer"), "peer", &bitcoind).await;
+        let (seed, options) =
+            (sluice::runtime::random_bytes(), world::lightning("node", &bitcoind));
+        let (state, boot) = (Arc::new(Store::new(Memory::default())), 1);
+        let node = start(&options, seed, &state, boot, &dir).await;
+
+        // A peer may open an anchor channel only to a node that holds the reserve on chain.
+        bitcoind.mine(1, &node.address().unwrap()).await.unwrap();
+        bitcoind.mine(1, &peer.node.address().unwrap()).await.unwrap();
+        bitcoind.mine(MATURITY, &peer.node.address().unwrap()).await.unwrap();
+        let rich = |node: &dyn Node| node.info().onchain_spendable_sat >= FUNDS_SAT;
+        until("funds", async || {
+            node.sync().await.unwrap();
+            peer.node.sync().await.unwrap();
+            rich(&node) && rich(&*peer.node)
+        })
+        .await;
+        let open = OpenChannel {
+            peer: node.node_id(),
+            address: options.listen[0].clone(),
+            value_sat: CHANNEL_SAT,
+            push: Msat::new(CHANNEL_SAT / 2 * 1_000),
+            announce: false,
+        };
+        peer.node.open_channel(open).await.unwrap();
+        until("a funding transaction", async || bitcoind.mempool_len().await.unwrap() > 0).await;
+        bitcoind.mine(6, &peer.node.address().unwrap()).await.unwrap();
+        let channel = Self { node, peer, options, seed, boot, state, _bitcoind: bitcoind, dir };
+        channel.usable().await;
+        channel
+    }
+
+    async fn usable(&self) {
+        until("a usable channel", async || {
+            let channels = self.node.info().channels;
+            channels.iter().any(|channel| channel.usable) && self.peer.usable()
+        })
+        .await;
+    }
+}
+
+async fn start(
+    options: &Options,
+    seed: [u8; 64],
+    state: &Arc<Store<Memory>>,
+    boot: u64,
+    dir: &TempDir,
+) -> LdkNode {
+    let state = Arc::clone(state) as _;
+    ldk::start(options, seed, state, boot, &dir.path().join("node")).await.unwrap()
+}
+
+impl Pair for Channel {
+    fn node(&self) -> &dyn Node {
+        &self.node
+    }
+
+    fn peer(&self) -> NodeId {
+        self.peer.node_id()
+    }
+
+    fn nowhere(&self) -> NodeId {
+        // A key that no node of this network has.
+        FakeNode::new(Network::Regtest).unwrap().node_id()
+    }
+
+    async fn invoice(&self, amount: Msat) -> String {
+        self.peer.node.mint(amount, EXPIRY).unwrap().bolt11
+    }
+
+    async fn pay(&self, bolt11: &str) -> Preimage {
+        let paid = self.peer.pay(bolt11).await;
+        Preimage::new(hex::decode(paid.preimage).unwrap().try_into().unwrap())
+    }
+
+    async fn restart(&mut self) {
+        self.node.stop().await;
+        self.boot += 1;
+        self.node = start(&self.options, self.seed, &self.state, self.boot, &self.dir).await;
+        let (id, address) = (self.node.node_id(), &self.options.listen[0]);
+        let connected = async || self.peer.node.connect(id, address, true).await.is_ok();
+        until("a connection to the node", connected).await;
+        self.usable().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_node_keeps_the_contract() {
+    let mut channel = Channel::new().await;
+    lightning::keeps_the_contract(&mut channel).await;
+    channel.peer.stop().await;
+}
