@@ -144,6 +144,9 @@ impl Bitcoind {
             self.rpc("generatetoaddress", json!([now, address])).await?;
             left = left.saturating_sub(now);
         }
+        // The call has bitcoind write down what it keeps in memory: killed together with the nodes, it would come back without blocks that they
+        // know, and they could not follow it.
+        self.rpc("gettxoutsetinfo", json!(["none"])).await?;
         Ok(())
     }
 
