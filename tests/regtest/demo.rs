@@ -18,22 +18,22 @@ use crate::world::until;
 /// The first start makes the film's renditions, on a machine with other things to do.
 const UP_WITHIN: Duration = Duration::from_secs(120);
 /// `--watch` comes up, waits for rest before the film and after it, up to 90 s each, and plays and decodes in between.
-const WATCHED_WITHIN: Duration = Duration::from_secs(240);
+pub const WATCHED_WITHIN: Duration = Duration::from_secs(240);
 
 /// A demo that is up.
-struct Demo {
+pub struct Demo {
     child: Child,
     told: Value,
     /// Children that it has of its own: bitcoind, and whatever works for it.
-    bitcoind: Vec<i32>,
+    pub bitcoind: Vec<i32>,
     /// Reads what it prints after the one line.
     rest: JoinHandle<String>,
 }
 
 impl Demo {
-    async fn start(data_dir: &Path, film: &Path) -> Self {
+    pub async fn start(data_dir: &Path, film: &Path, more: &[&str]) -> Self {
         let mut command = demo(data_dir, film);
-        let mut child = command.arg("--json").stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.arg("--json").args(more).stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let read = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
@@ -51,8 +51,12 @@ impl Demo {
         Self { child, told, bitcoind, rest }
     }
 
-    fn text(&self, key: &str) -> &str {
+    pub fn text(&self, key: &str) -> &str {
         self.told[key].as_str().unwrap_or_else(|| panic!("{key} is missing: {}", self.told))
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     /// Its titles, as its creator sees them.
@@ -62,7 +66,7 @@ impl Demo {
         titles["videos"].clone()
     }
 
-    async fn signal(self, signal: Signal) -> std::process::ExitStatus {
+    pub async fn signal(self, signal: Signal) -> std::process::ExitStatus {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
         let status = output(self.child).await.status;
         assert_eq!(self.rest.join().unwrap(), "", "nothing comes after the one line");
@@ -93,17 +97,19 @@ fn processes_of(data_dir: &Path) -> Vec<i32> {
     found
 }
 
-fn is_gone(pid: i32) -> bool {
+pub fn is_gone(pid: i32) -> bool {
     !Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Sixteen seconds more than the demo's free beginning: four paid segments.
-async fn film(dir: &Path) -> PathBuf {
+/// A film whose first 8 seconds the demo gives away, and whose others it sells by 4.
+pub async fn film(dir: &Path, seconds: u32) -> PathBuf {
     let film = dir.join("demo-film.mp4");
+    let picture = format!("testsrc2=size=640x360:rate=25:duration={seconds}");
+    let sound = format!("sine=duration={seconds}");
     let mut command = Command::new("ffmpeg");
     command.args(["-nostdin", "-v", "error", "-f", "lavfi", "-i"]);
-    command.args(["testsrc2=size=640x360:rate=25:duration=24", "-f", "lavfi", "-i"]);
-    command.args(["sine=duration=24", "-preset", "ultrafast", "-shortest"]).arg(&film);
+    command.args([&picture, "-f", "lavfi", "-i", &sound]);
+    command.args(["-preset", "ultrafast", "-shortest"]).arg(&film);
     let output = run(command).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     film
@@ -112,8 +118,8 @@ async fn film(dir: &Path) -> PathBuf {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_tells_one_line_pays_for_its_page_only_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let (film, data_dir) = (film(dir.path()).await, dir.path().join("demo"));
-    let demo = Demo::start(&data_dir, &film).await;
+    let (film, data_dir) = (film(dir.path(), 24).await, dir.path().join("demo"));
+    let demo = Demo::start(&data_dir, &film, &[]).await;
     assert_eq!(demo.bitcoind.len(), 1, "one bitcoind");
     let keys: Vec<_> = demo.told.as_object().unwrap().keys().cloned().collect();
     assert_eq!(
@@ -138,7 +144,7 @@ async fn the_demo_tells_one_line_pays_for_its_page_only_and_leaves_nothing_behin
     assert!(bitcoind.iter().all(|pid| is_gone(*pid)), "bitcoind ended before the demo did");
 
     // A second start carries on, and a kill leaves no bitcoind.
-    let demo = Demo::start(&data_dir, &film).await;
+    let demo = Demo::start(&data_dir, &film, &[]).await;
     assert_eq!(demo.text("video"), video, "the same title");
     assert_eq!(demo.titles().await, titles, "no second title, and no second version of it");
     let bitcoind = demo.bitcoind.clone();
@@ -151,7 +157,7 @@ async fn the_demo_tells_one_line_pays_for_its_page_only_and_leaves_nothing_behin
 }
 
 /// Watches the whole film: the demo ends well, says that every node agrees with the ledger, and leaves nothing behind; else what it said.
-async fn agrees_to_the_millisatoshi(data_dir: &Path, film: &Path) -> Result<(), String> {
+pub async fn agrees_to_the_millisatoshi(data_dir: &Path, film: &Path) -> Result<(), String> {
     let mut command = demo(data_dir, film);
     command.arg("--watch");
     let output = run_within(command, WATCHED_WITHIN).await;

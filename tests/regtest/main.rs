@@ -7,6 +7,7 @@
 mod chain_sources;
 mod closed;
 mod demo;
+mod demo_kills;
 mod ffmpeg;
 mod kills;
 // The same suite as over the fake.

@@ -101,6 +101,18 @@ impl Client {
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
     }
 
+    /// A counter of `/metrics`; 0 where it was not counted yet.
+    pub async fn metric(&self, name: &str) -> u64 {
+        let text = self.text("/metrics").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// Payments that came in with this outcome since the server's start.
+    pub async fn payments(&self, outcome: &str) -> u64 {
+        self.metric(&format!("sluice_payments_total{{outcome=\"{outcome}\"}}")).await
+    }
+
     /// All renditions of a multivariant playlist, in its order.
     pub async fn renditions(&self, multivariant: &str) -> Vec<Rendition> {
         let text = self.text(multivariant).await;

@@ -180,14 +180,12 @@ impl Serving {
 
     /// A counter of `/metrics`; 0 where it was not counted yet.
     pub async fn metric(&self, name: &str) -> u64 {
-        let text = self.anybody().text("/metrics").await;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.map_or(0, |value| value.parse().unwrap())
+        self.anybody().metric(name).await
     }
 
     /// Payments that came in with this outcome.
     pub async fn payments(&self, outcome: &str) -> u64 {
-        self.metric(&format!("sluice_payments_total{{outcome=\"{outcome}\"}}")).await
+        self.anybody().payments(outcome).await
     }
 
     /// Runs a subcommand against this server with a key; what it printed.
