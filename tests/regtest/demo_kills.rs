@@ -46,3 +46,10 @@ async fn a_demo_that_was_killed_while_it_paid_agrees_to_the_millisatoshi() {
     assert!(matches!(status.code(), Some(0 | 130)), "{status}");
     agrees_after_kills(&data_dir, &film).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_was_killed_in_its_first_start_agrees_to_the_millisatoshi() {
+    let dir = tempfile::tempdir().unwrap();
+    let (film, data_dir) = (film(dir.path(), FILM_SECONDS).await, dir.path().join("demo"));
+    agrees_after_kills(&data_dir, &film).await;
+}
