@@ -1,11 +1,12 @@
 //! `sluice demo`: the whole of it on one machine. A private chain, the server's node, a viewer's, a router's and a creator's, a film, the page.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -38,6 +39,10 @@ const FILM_SECONDS: u64 = 62;
 const MSAT_PER_SECOND: u64 = 5_000;
 /// Free at the beginning.
 const PREVIEW_SECONDS: u32 = 8;
+
+/// LDK writes its view of the network a minute after a start and when it stops. Killed before the first time, no node knows any more of the
+/// channel between router and creator, and nobody announces it again.
+const VIEW_KEPT_AFTER: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -109,17 +114,18 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         demo.print(&data_dir, begun.elapsed().as_secs_f64());
     }
     let stopping = demo.server.stopping();
-    let code = if arguments.watch {
-        tokio::select! {
-            watched = watch::run(&demo) => watched?,
-            () = &mut interrupted => ExitCode::from(130),
+    let work = async {
+        if arguments.watch {
+            watch::run(&demo).await
+        } else {
+            stopping.cancelled().await;
+            Ok(ExitCode::SUCCESS)
         }
-    } else {
-        tokio::select! {
-            () = &mut interrupted => {}
-            () = stopping.cancelled() => {}
-        }
-        ExitCode::SUCCESS
+    };
+    let code = tokio::select! {
+        code = work => code?,
+        () = &mut interrupted => ExitCode::from(if arguments.watch { 130 } else { 0 }),
+        never = keeps_its_view(&data_dir) => match never {},
     };
     demo.stop().await?;
     Ok(code)
@@ -155,7 +161,8 @@ async fn bring_up(
     if is_new {
         step("the film is uploaded and being encoded; meanwhile the channels open");
     }
-    network::connect(&bitcoind, &wallets, server.node(), &config.lightning).await?;
+    let known = view_file(data_dir).exists();
+    network::connect(&bitcoind, &wallets, server.node(), &config.lightning, known).await?;
     step("the channels are open: viewer, server, router, creator");
     if is_new {
         upload::follow(&client, video).await?;
@@ -175,6 +182,24 @@ async fn bring_up(
         payout: config.payout,
         data_dir: data_dir.to_path_buf(),
     })
+}
+
+/// Where it is noted that the nodes' view of the network is on disk.
+fn view_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("view.kept")
+}
+
+/// Notes that the nodes have written down their view of the network, once they have.
+async fn keeps_its_view(data_dir: &Path) -> Infallible {
+    tokio::time::sleep(VIEW_KEPT_AFTER).await;
+    note_view(data_dir);
+    std::future::pending().await
+}
+
+fn note_view(data_dir: &Path) {
+    if let Err(error) = std::fs::write(view_file(data_dir), b"") {
+        tracing::warn!(%error, "the next start will announce a channel again");
+    }
 }
 
 impl Demo {
@@ -235,6 +260,7 @@ impl Demo {
     async fn stop(self) -> anyhow::Result<()> {
         let stopped = self.server.stop().await;
         self.wallets.stop().await;
+        note_view(&self.data_dir);
         self.bitcoind.stop().await?;
         stopped
     }

@@ -114,12 +114,14 @@ impl<'a> End<'a> {
     }
 }
 
-/// Funds the nodes and opens the channels that are not there; waits until all can be used.
+/// Funds the nodes and opens the channels that are not there; waits until all can be used. Where the nodes may not know what was announced
+/// before, another channel is.
 pub(super) async fn connect(
     bitcoind: &Bitcoind,
     wallets: &Wallets,
     server: &SharedNode,
     lightning: &config::Lightning,
+    known: bool,
 ) -> anyhow::Result<()> {
     let listen = lightning.listen.first().cloned().unwrap_or_default();
     let server = End { name: "server", node: server, address: listen };
@@ -136,9 +138,9 @@ pub(super) async fn connect(
         // The payer's side dials: a node that was restarted does not know where a private peer listens now.
         from.node.connect(to.node.node_id(), &to.address, true).await?;
         match standing(from, to).await? {
-            Standing::Usable => continue,
+            Standing::Usable if known || !announce => continue,
             Standing::Unconfirmed => {}
-            Standing::None => open(bitcoind, from, to, announce).await?,
+            Standing::Usable | Standing::None => open(bitcoind, from, to, announce).await?,
         }
         waiting = true;
     }
