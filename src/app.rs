@@ -1,5 +1,6 @@
 //! The composition root: the only file that names concrete adapters, and the order of start and stop.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -57,6 +60,8 @@ pub struct Base {
     pub seed: [u8; 64],
     /// The number of this start.
     pub boot: u64,
+    /// Keeps other processes from the directory.
+    pub lock: Flock<File>,
 }
 
 /// A running server.
@@ -70,6 +75,7 @@ pub struct Server {
     node: SharedNode,
     store: Arc<Store<Rocks>>,
     tasks: Tasks,
+    _lock: Flock<File>,
 }
 
 /// The parts from which a server is put together: real ones to run, fakes for fast tests.
@@ -201,6 +207,8 @@ async fn sweep<E: Engine>(
 /// A line that names what is wrong and the mend.
 pub async fn base(data_dir: &Path, options: &lightning::Options) -> anyhow::Result<Base> {
     make_private_directory(data_dir)?;
+    // Before anything is made: two first starts at once would make two seeds.
+    let lock = lock_directory(data_dir)?;
     let (path, seed_file) = (data_dir.join("db"), data_dir.join("seed"));
     // The seed first: a start that dies between the two leaves a seed without a database, with which the next one goes on.
     let seed = seed(&seed_file, !path.exists())?;
@@ -210,7 +218,7 @@ pub async fn base(data_dir: &Path, options: &lightning::Options) -> anyhow::Resu
     let boot = store.next_boot()?;
     let state = Arc::clone(&store) as _;
     let node = ldk::start(options, seed, state, boot, &data_dir.join("node")).await?;
-    Ok(Base { store, node: Arc::new(node), seed, boot })
+    Ok(Base { store, node: Arc::new(node), seed, boot, lock })
 }
 
 /// Starts a server; `more` is merged into its router (the demo's wallets).
@@ -230,7 +238,7 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
     allow_open_files();
     let listener = listen(config.http.listen).await?;
     let address = listener.local_addr()?;
-    let Base { store, node, seed, boot } =
+    let Base { store, node, seed, boot, lock } =
         base(&config.data_dir, &config.lightning.options()).await?;
     let (media, spool) = (config.data_dir.join("media"), config.data_dir.join("spool"));
     make_private_directory(&media)?;
@@ -258,7 +266,7 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
     tasks.spawn_critical("http", serve(listener, router, tasks.cancellation()));
     let id: NodeId = shared.payee;
     tracing::info!(%address, node = %id, "ready");
-    Ok(Server { address, shared, operator_key, node, store, tasks })
+    Ok(Server { address, shared, operator_key, node, store, tasks, _lock: lock })
 }
 
 /// Each viewer that is connected is an open file, and the database must never be refused one: asks for as many as the system allows.
@@ -373,11 +381,26 @@ pub fn write_private(file: &Path, bytes: &[u8]) -> anyhow::Result<()> {
         opened.sync_all()?;
         std::fs::rename(&part, file)?;
         match file.parent() {
-            Some(parent) => std::fs::File::open(parent)?.sync_all(),
+            Some(parent) => File::open(parent)?.sync_all(),
             None => Ok(()),
         }
     };
     write().with_context(|| format!("{} cannot be written", file.display()))
+}
+
+/// Locks a data directory for this process; the lock ends with it, however it ends.
+fn lock_directory(data_dir: &Path) -> anyhow::Result<Flock<File>> {
+    let path = data_dir.join("lock");
+    let mut open = std::fs::OpenOptions::new();
+    let file = open.create(true).truncate(false).write(true).mode(0o600).open(&path);
+    let file = file.with_context(|| format!("{} cannot be opened", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
+        Errno::EWOULDBLOCK => anyhow!(
+            "{} is in use by another process: stop it, or choose another data_dir",
+            data_dir.display()
+        ),
+        error => anyhow!("{} cannot be locked: {error}", path.display()),
+    })
 }
 
 fn make_private_directory(path: &Path) -> anyhow::Result<()> {

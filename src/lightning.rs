@@ -269,6 +269,8 @@ pub struct Channel {
     pub inbound_msat: u64,
     /// What this node owns of the channel, to the millisatoshi while no HTLC is pending.
     pub balance_msat: u64,
+    /// What is in HTLCs now, in both directions; `None` where the sides are too small to tell.
+    pub pending_msat: Option<u64>,
     /// The part of its balance that this node can never send, in satoshi.
     pub reserve_sat: u64,
     /// Confirmed and announced to both sides.

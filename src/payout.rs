@@ -54,7 +54,9 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 const RESEND_EVERY: Duration = Duration::from_secs(10);
 
 /// By then the node has told everything that it kept over a restart.
-const STALE_AFTER_MS: u64 = 60_000;
+const STALE_AFTER_MS: u64 = 20_000;
+/// No HTLC outlives this: LDK's routes end within 1,008 blocks, a week, and a block may take its time.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(14 * 86_400);
 
 /// The ports of the store that payouts use.
 pub trait Books: store::Ledger + store::Payouts + store::Catalog {}
@@ -182,6 +184,8 @@ impl Payer {
             }
             // The event comes. From before this start it may be a record that outlived its payment: then LDK is asked itself.
             Outgoing::Pending | Outgoing::Failed if !self.is_stale(payout) => Ok(()),
+            // From before this start the event may be among those that the node kept, and the payment gone from LDK.
+            Outgoing::Unknown if self.is_older(payout) && !self.is_stale(payout) => Ok(()),
             Outgoing::Pending | Outgoing::Failed | Outgoing::Unknown => self.resend(payout).await,
         }
     }
@@ -202,6 +206,13 @@ impl Payer {
             Err(lightning::Error::Malformed(reason)) => {
                 // It can never have been sent.
                 self.settle(payout, Settle::Returned { reason })?;
+                self.forget(payout).await;
+            }
+            Err(lightning::Error::NoRoute) if self.is_given_up(payout) => {
+                self.settle(
+                    payout,
+                    Settle::Returned { reason: "no route for two weeks".to_owned() },
+                )?;
                 self.forget(payout).await;
             }
             Err(error) => {
@@ -233,8 +244,18 @@ impl Payer {
 
     /// Whether a payout that the node calls pending may be a record that outlived a crash.
     fn is_stale(&self, payout: &Payout) -> bool {
-        payout.created_ms < self.started_ms
+        self.is_older(payout)
             && self.clock.now_ms() > self.started_ms.saturating_add(STALE_AFTER_MS)
+    }
+
+    /// Whether a payout was planned before this start.
+    fn is_older(&self, payout: &Payout) -> bool {
+        payout.created_ms < self.started_ms
+    }
+
+    /// Whether nothing of a payout can be on its way any more.
+    fn is_given_up(&self, payout: &Payout) -> bool {
+        self.clock.now_ms() > payout.created_ms.saturating_add(millis(GIVEN_UP_AFTER))
     }
 
     async fn send(&self, payout: &Payout) -> Result<(), lightning::Error> {

@@ -14,7 +14,7 @@ use crate::domain::amount::Msat;
 use crate::domain::id::SessionId;
 use crate::domain::ledger::Account;
 use crate::failpoint;
-use crate::lightning::{Event, IncomingPayment, Operator, Receiver, Sender};
+use crate::lightning::{Channel, Event, IncomingPayment, Operator, Receiver, Sender};
 use crate::paywall::{Suspension, Wake};
 use crate::runtime::{Backoff, Bells, Clock, sleep};
 use crate::store::{self, ChannelBooking, Credit, Origin, Purpose, Settle};
@@ -58,6 +58,15 @@ pub struct Settlement {
 const REST_MS: u64 = 10_000;
 /// Closed channels are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether nothing is on its way: each channel says so, or is too small to say and has its peer connected, which would end it in a moment. What
+/// we sent may be held by whoever receives it, for days: then the channels must say so, or the books know of nothing that was sent.
+fn is_idle(channels: &[Channel], nothing_sent: bool) -> bool {
+    let says_so = |channel: &Channel| channel.pending_msat == Some(0);
+    let cannot_say = |channel: &Channel| channel.pending_msat.is_none() && channel.usable;
+    channels.iter().all(says_so)
+        || nothing_sent && channels.iter().all(|channel| says_so(channel) || cannot_say(channel))
+}
 
 /// What node and books say while nothing moves.
 type Seen = (Vec<(String, Msat)>, i128);
@@ -204,20 +213,26 @@ impl Settlement {
             return Ok(());
         }
         let channels = self.node.info().channels;
+        let mut books = self.store.balance(Account::ChannelFunds)?;
+        let sent = self.store.balance(Account::PayoutsInFlight)? == 0;
+        let idle = is_idle(&channels, sent);
         let remaining: Vec<_> =
             channels.into_iter().map(|of| (of.id, Msat::new(of.balance_msat))).collect();
-        let books = self.store.balance(Account::ChannelFunds)?;
-        let in_flight = self.store.balance(Account::PayoutsInFlight)?;
         let now = self.clock.now_ms();
-        if !rest.holds((remaining.clone(), books), in_flight == 0, now) {
+        if !rest.holds((remaining.clone(), books), idle, now) {
             return Ok(());
         }
         for channel in closings {
-            let booking =
-                ChannelBooking::Closed { channel: channel.clone(), remaining: remaining.clone() };
-            self.store.book_channel(&booking, now)?;
-            let after = self.store.balance(Account::ChannelFunds)?;
-            let gone_msat = books.saturating_sub(after);
+            let remaining = remaining.clone();
+            let booking = ChannelBooking::Closed { channel: channel.clone(), remaining, books };
+            if !self.store.book_channel(&booking, now)? {
+                // Something was booked just now: then it was no rest.
+                *rest = Rest::default();
+                return Ok(());
+            }
+            let before = books;
+            books = self.store.balance(Account::ChannelFunds)?;
+            let gone_msat = before.saturating_sub(books);
             tracing::warn!(channel, gone_msat, "a closed channel is booked");
         }
         Ok(())
@@ -291,5 +306,29 @@ mod tests {
         assert!(!rest.holds(seen(2), false, 30_000), "a payout is on its way");
         assert!(!rest.holds(seen(2), true, 30_001));
         assert!(rest.holds(seen(2), true, 40_001));
+    }
+
+    #[test]
+    fn a_channel_with_something_in_it_or_that_cannot_say_is_no_rest() {
+        let channel = |pending_msat, usable| Channel {
+            id: "aa".to_owned(),
+            peer: crate::domain::id::NodeId::new([2; 33]),
+            value_sat: 0,
+            outbound_msat: 0,
+            inbound_msat: 0,
+            balance_msat: 0,
+            pending_msat,
+            reserve_sat: 0,
+            ready: true,
+            usable,
+            announced: false,
+        };
+        let (says, holds) = (channel(Some(0), false), channel(Some(1), true));
+        let (here, away) = (channel(None, true), channel(None, false));
+        assert!(is_idle(&[], false) && is_idle(&[says.clone()], false));
+        assert!(!is_idle(&[says.clone(), holds], true));
+        assert!(is_idle(&[says.clone(), here.clone()], true));
+        assert!(!is_idle(&[says.clone(), here], false), "what was sent may be in it");
+        assert!(!is_idle(&[says, away], true), "a peer that is away may have left something");
     }
 }

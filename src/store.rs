@@ -6,7 +6,9 @@
 //! in [`records`].
 
 use crate::domain::amount::Msat;
-use crate::domain::id::{CreatorId, PaymentHash, SegmentRef, SessionId, Version, VideoId};
+use crate::domain::id::{
+    CreatorId, PaymentHash, SegmentNumber, SegmentRef, SessionId, Version, VideoId,
+};
 use crate::domain::ledger::{Account, Balances, Entry, IncomingPayment, Split};
 use crate::domain::video::{Media, Video, VideoState};
 
@@ -243,7 +245,8 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// See [`Ledger::record`].
     fn closings(&self) -> Result<Vec<String>, Error>;
-    /// Books the fee of a payment that was forwarded, under the number of the start that tells it and its place there.
+    /// Books the fee of a payment that was forwarded, under the number of the start that tells it and its place there. LDK gives a forward no
+    /// identity: one that was booked and not acknowledged before a crash is told, and booked, once more.
     ///
     /// # Errors
     /// See [`Ledger::record`].
@@ -272,6 +275,11 @@ pub trait Sessions: Send + Sync {
     /// # Errors
     /// [`Error`] where the database fails; so in all verbs.
     fn open_invoice(&self, session: &SessionRecord, invoice: &Invoice) -> Result<(), Error>;
+    /// Whether a segment was served in a session, or its credit covers this amount: what a request that waits asks again and again.
+    ///
+    /// # Errors
+    /// See [`Sessions::open_invoice`].
+    fn covers(&self, id: SessionId, number: SegmentNumber, amount: Msat) -> Result<bool, Error>;
     /// All that is stored of a session.
     ///
     /// # Errors

@@ -65,6 +65,9 @@ fn check_http(http: &http::Options) -> Result<(), String> {
     )
 }
 
+/// By when a payment may come after its invoice expired: two hours of block time, which lags by up to two.
+const LATE_SECONDS: u64 = 4 * 3_600;
+
 fn check_payment(payment: &paywall::Options) -> Result<(), String> {
     let usual = paywall::Options::default();
     let paywall::Options {
@@ -80,8 +83,17 @@ fn check_payment(payment: &paywall::Options) -> Result<(), String> {
     // A wallet needs time to find a route; a day old, the price of a title is no offer any more.
     let (expiry, usual_expiry) = (invoice_expiry_seconds, usual.invoice_expiry_seconds);
     between("payment.invoice_expiry_seconds", expiry, 30..=86_400, usual_expiry)?;
-    // Credit that is not redeemed by then goes to the creators: a viewer must have time to come back.
-    at_least("payment.redeem_seconds", redeem_seconds, 3_600, usual.redeem_seconds)?;
+    // Credit that is not redeemed by then goes to the creators. A session draws on what was paid at its beginning and late, up to four hours after
+    // an invoice expired, until its end: before that nothing of it may run out.
+    let redeem_min = session_seconds.saturating_add(u64::from(expiry)).saturating_add(LATE_SECONDS);
+    if redeem_seconds < redeem_min {
+        return Err(format!(
+            "payment.redeem_seconds = {redeem_seconds} is less than {redeem_min}, which \
+             payment.session_seconds and payment.invoice_expiry_seconds need: raise it (default {}), \
+             or shorten sessions",
+            usual.redeem_seconds
+        ));
+    }
     // Without a grace a player that asks for a range, or asks again, would pay twice.
     let (replay, usual_replay) = (replay_seconds, usual.replay_seconds);
     between("payment.replay_seconds", replay, 1..=redeem_seconds, usual_replay)?;

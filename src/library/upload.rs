@@ -110,11 +110,27 @@ impl Library {
         let Ok(mut entries) = fs::read_dir(&self.parts.spool).await else { return };
         while let Ok(Some(entry)) = entries.next_entry().await {
             let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "part") {
+            let kind = path.extension().and_then(|extension| extension.to_str());
+            let broken = match kind {
+                Some("part") => true,
+                // Renamed, and never queued: the process died between the two.
+                Some("source") => !self.is_queued(&path),
+                _ => false,
+            };
+            if broken {
                 tracing::info!(path = %path.display(), "an upload that broke off is removed");
                 remove(&path).await;
             }
         }
+    }
+
+    /// Whether a job waits for a source, or may: what cannot be told is kept.
+    fn is_queued(&self, source: &Path) -> bool {
+        let id = source.file_stem().and_then(|stem| stem.to_str()?.parse::<VideoId>().ok());
+        let Some(Ok(video)) = id.map(|id| self.parts.store.video(id)) else { return true };
+        video.is_some_and(|video| {
+            matches!(video.state, VideoState::Queued | VideoState::Transcoding)
+        })
     }
 
     /// One upload of a title at a time.

@@ -16,14 +16,17 @@ use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
 use crate::domain::ledger::Split;
 use crate::domain::session::{Ask, View, Window};
-use crate::domain::video::{Media, SegmentPrice, Terms};
+use crate::domain::video::{Media, Terms};
 use crate::runtime::{lock, new_uuid};
-use crate::store::{Draw, Invoice, Purpose, SessionRecord, SessionState};
+use crate::store::{Draw, Invoice, Purpose, SessionRecord};
 
 mod stream;
+mod terms;
 
 pub use stream::{Event, Followed, Follower, Numbered, What};
-use stream::{Live, Streams, announce, is_open, planned};
+use stream::{Live, Streams, announce, idlest, is_open, planned};
+pub use terms::terms;
+use terms::{new_record, price};
 
 /// An unpaid segment is held this long by default: browsers' players give up at ten seconds.
 const HOLD_MS_DEFAULT: u16 = 8_000;
@@ -34,9 +37,9 @@ const AHEAD_DEFAULT: u8 = 3;
 const AHEAD_MAX: u8 = 10;
 /// Segments of one invoice at most: some minutes.
 const BUNDLE_MAX: u8 = 60;
-/// Unpaid invoices of one session that are kept at once: a window's, and those of wallets that failed or came late.
+/// Invoices of one session that can be paid at once: a window's, and those that a wallet reported as failed.
 const UNPAID_MAX: usize = 128;
-/// Wallets that follow one session at once.
+/// Wallets that follow one session at once; a further one takes the place of the oldest, whose connection may be long dead.
 const FOLLOWERS_MAX: usize = 4;
 /// A held request looks this often without being rung.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -200,10 +203,7 @@ impl SessionGate {
         let deadline = tokio::time::Instant::now() + hold;
         let mut held = None;
         loop {
-            let state = store.session(session.id)?;
-            let covered =
-                |state: &SessionState| state.served.contains(&number) || state.credit >= amount;
-            if state.as_ref().is_some_and(covered) {
+            if store.covers(session.id, number, amount)? {
                 return Ok(Play::Granted);
             }
             // Looked at after the credit: what is paid plays, also where there is no room for another session.
@@ -287,7 +287,7 @@ impl SessionGate {
     /// A wallet's view: what it missed since `last`, or a snapshot of open invoices, and the stream from there on.
     ///
     /// # Errors
-    /// [`Error::TooMany`] where too many follow it already, [`Error::Store`] where the store fails.
+    /// [`Error::Store`] where the store fails.
     pub fn follow(
         &self,
         session: &SessionToken,
@@ -301,10 +301,8 @@ impl SessionGate {
             tracing::debug!(%error, "nothing minted for a session");
         }
         // Locked first: what is minted in between would be neither in the snapshot nor in the stream.
-        let guard = lock(&live);
-        if guard.events.receiver_count() >= FOLLOWERS_MAX {
-            return Err(Error::TooMany { retry_after: Duration::from_secs(5) });
-        }
+        let mut guard = lock(&live);
+        let place = guard.take_place(FOLLOWERS_MAX);
         let stored = self.paywall.parts.store.session(session.id)?;
         let events = guard.events.subscribe();
         let kept_from = guard.log.front().map_or(guard.next, |(n, _)| *n);
@@ -340,7 +338,7 @@ impl SessionGate {
             }
         };
         drop(guard);
-        Ok((missed, Follower { events, listener }))
+        Ok((missed, Follower { events, listener, place }))
     }
 
     /// Names an event.
@@ -353,7 +351,12 @@ impl SessionGate {
     /// # Errors
     /// [`Error::Store`] where the store fails.
     pub fn status(&self, session: &SessionToken) -> Result<Status, Error> {
-        let live = self.live(session)?;
+        // Asked for without taking room: who only asks costs nothing.
+        let known = lock(&self.streams.0).get(&session.id).cloned();
+        let live = match known {
+            Some(live) => live,
+            None => Arc::new(Mutex::new(self.made_anew(session)?)),
+        };
         let state = self.paywall.parts.store.session(session.id)?;
         let guard = lock(&live);
         Ok(Status {
@@ -443,22 +446,30 @@ impl SessionGate {
             lock(&live).touched_ms = now;
             return Ok(live);
         }
-        let stored = parts.store.session(session.id)?;
+        let live = Arc::new(Mutex::new(self.made_anew(session)?));
+        let mut streams = lock(&self.streams.0);
+        if streams.len() >= parts.options.sessions_max && !streams.contains_key(&session.id) {
+            // Who takes no part makes room: what is stored makes a session anew.
+            let idle = idlest(&streams);
+            let gone = idle.and_then(|id| streams.remove(&id));
+            gone.ok_or(Error::TooMany { retry_after: Duration::from_secs(30) })?;
+        }
+        Ok(Arc::clone(streams.entry(session.id).or_insert(live)))
+    }
+
+    /// What is in memory of a session, from what is stored.
+    fn made_anew(&self, session: &SessionToken) -> Result<Live, Error> {
+        let now = self.paywall.parts.clock.now_ms();
         let mut window = Window::new(session.ahead, session.bundle, now);
         let mut announced = BTreeSet::new();
-        if let Some(state) = stored {
+        if let Some(state) = self.paywall.parts.store.session(session.id)? {
             for number in &state.served {
                 window.served(*number);
             }
             window.restart_clock(now);
             announced = state.invoices.iter().map(|of| of.hash).collect();
         }
-        let live = Arc::new(Mutex::new(Live::new(window, announced, now)));
-        let mut streams = lock(&self.streams.0);
-        if streams.len() >= parts.options.sessions_max && !streams.contains_key(&session.id) {
-            return Err(Error::TooMany { retry_after: Duration::from_secs(30) });
-        }
-        Ok(Arc::clone(streams.entry(session.id).or_insert(live)))
+        Ok(Live::new(window, announced, now))
     }
 
     /// Moves the playhead.
@@ -514,8 +525,10 @@ impl SessionGate {
         let empty = BTreeSet::new();
         let mut open = BTreeSet::new();
         let mut committed = stored.as_ref().map_or(Msat::ZERO, |state| state.spent);
-        for invoice in stored.iter().flat_map(|state| &state.invoices) {
-            if is_open(invoice, now / 1_000) && !live.failed.contains(&invoice.hash) {
+        let mut open_ones = 0_usize;
+        for invoice in unpaid.iter().filter(|invoice| is_open(invoice, now / 1_000)) {
+            open_ones = open_ones.saturating_add(1);
+            if !live.failed.contains(&invoice.hash) {
                 open.extend(planned(invoice));
                 committed = committed.checked_add(invoice.amount).unwrap_or(session.max);
             }
@@ -533,8 +546,8 @@ impl SessionGate {
             },
             now,
         )?;
-        // What was asked for and not paid is kept for hours: a wallet that reports one failure after the other must not fill the disk.
-        for due in due.into_iter().take(UNPAID_MAX.saturating_sub(unpaid.len())) {
+        // A wallet that reports one failure after the other must not fill the disk.
+        for due in due.into_iter().take(UNPAID_MAX.saturating_sub(open_ones)) {
             self.paywall.limit_in_all()?;
             let minted = self.paywall.mint(due.amount)?;
             let purpose = Purpose::Session { session: session.id, segments: due.segments };
@@ -559,39 +572,5 @@ impl SessionGate {
         change(&mut record);
         self.paywall.parts.store.put_session(&record)?;
         Ok(record)
-    }
-}
-
-/// What a segment costs in a session; `None` where it is free.
-fn price(
-    session: &SessionToken,
-    stage: Stage<'_>,
-    number: SegmentNumber,
-) -> Result<Option<Msat>, Error> {
-    Ok(match terms(session).price_of(&stage.media.timeline, number)? {
-        Some(SegmentPrice::Paid(amount)) => Some(amount),
-        Some(SegmentPrice::Free) | None => None,
-    })
-}
-
-/// The terms that a session is fixed to.
-pub const fn terms(session: &SessionToken) -> Terms {
-    Terms {
-        price: session.price,
-        preview_seconds: session.preview_seconds,
-        granularity: session.granularity,
-    }
-}
-
-fn new_record(session: &SessionToken, split: Split) -> SessionRecord {
-    SessionRecord {
-        id: session.id,
-        video: session.video,
-        version: session.version,
-        terms: terms(session).into(),
-        split,
-        generation: session.generation,
-        ended: false,
-        expires_at: session.expires_at,
     }
 }

@@ -316,9 +316,11 @@ impl<E: Engine> Ledger for Store<E> {
                 let id = EntryId::ChannelOpened(channel.clone());
                 (id, Account::Capital, balance.signed())
             }
-            ChannelBooking::Closed { channel, remaining } => {
-                let books = self.balance(Account::ChannelFunds)?;
-                let gone = self.booked(remaining)?.checked_sub(books).ok_or_else(overflow)?;
+            ChannelBooking::Closed { channel, remaining, books } => {
+                if self.balance(Account::ChannelFunds)? != *books {
+                    return Ok(false);
+                }
+                let gone = self.booked(remaining)?.checked_sub(*books).ok_or_else(overflow)?;
                 (EntryId::ChannelClosed(channel.clone()), Account::OnchainFunds, gone)
             }
         };

@@ -270,6 +270,8 @@ pub enum ChannelBooking {
         channel: String,
         /// The channels there are.
         remaining: Vec<(String, Msat)>,
+        /// What the books said of all channels at that moment; nothing is booked where they say something else by now.
+        books: i128,
     },
 }
 

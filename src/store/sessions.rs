@@ -21,6 +21,11 @@ impl<E: Engine> Sessions for Store<E> {
         self.engine.write(batch, Durability::Process)
     }
 
+    fn covers(&self, id: SessionId, number: SegmentNumber, amount: Msat) -> Result<bool, Error> {
+        let served = self.engine.get(Table::Sessions, served_key(id, number).as_bytes())?.is_some();
+        Ok(served || self.sum(credit_key(id))? >= amount.signed())
+    }
+
     fn session(&self, id: SessionId) -> Result<Option<SessionState>, Error> {
         let _guard = lock(&self.money);
         let Some(record) = self.read::<SessionRecord>(Table::Sessions, session_key(id))? else {
@@ -38,7 +43,7 @@ impl<E: Engine> Sessions for Store<E> {
             credit: amount(self.sum(credit_key(id))?),
             spent: amount(self.sum(spent_key(id))?),
             served: served.into_iter().collect(),
-            paid: self.rows(format!("paid/{id}/"))?.len(),
+            paid: usize::try_from(self.sum(paid_count_key(id))?).unwrap_or_default(),
             invoices,
         }))
     }
@@ -60,6 +65,7 @@ impl<E: Engine> Sessions for Store<E> {
                 keys.into_iter().map(|key| Op::Delete(Table::Sessions, key)).collect();
             batch.push(Op::Delete(Table::Balances, credit_key(id)));
             batch.push(Op::Delete(Table::Balances, spent_key(id)));
+            batch.push(Op::Delete(Table::Balances, paid_count_key(id)));
             self.engine.write(batch, Durability::Process)?;
             forgotten = forgotten.saturating_add(1);
         }
@@ -94,11 +100,16 @@ pub(super) fn invoice_key(id: SessionId, hash: &PaymentHash) -> String {
 }
 
 /// The changes that move an invoice to those that are paid.
-pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 2], Error> {
+pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 3], Error> {
     Ok([
+        Op::Add(paid_count_key(id), 1),
         Op::Delete(Table::Sessions, invoice_key(id, hash).into_bytes()),
         put(Table::Sessions, paid_key(id, hash), hash)?,
     ])
+}
+
+fn paid_count_key(id: SessionId) -> Vec<u8> {
+    format!("paid/{id}").into_bytes()
 }
 
 pub(super) fn paid_key(id: SessionId, hash: &PaymentHash) -> String {

@@ -49,6 +49,11 @@ impl Events {
         }
     }
 
+    /// Whether the stream ends, with nothing more in it.
+    pub async fn has_ended(&mut self) -> bool {
+        tokio::time::timeout(DEADLINE, self.body.next()).await.is_ok_and(|chunk| chunk.is_none())
+    }
+
     /// What has been told and not been read, once nothing more comes.
     pub async fn rest(&mut self) -> Vec<Event> {
         let mut events = Vec::new();

@@ -287,7 +287,13 @@ fn a_channel_is_booked_once<K: Kind>(books: &mut Books<K>) {
     assert_eq!(books.closings().unwrap(), ["aa"]);
     // A channel that was never booked as opened is not in the books.
     let remaining = vec![("cc".to_owned(), Msat::new(9_000))];
-    let closed = ChannelBooking::Closed { channel: "aa".to_owned(), remaining };
+    let closed = |books| ChannelBooking::Closed {
+        channel: "aa".to_owned(),
+        remaining: remaining.clone(),
+        books,
+    };
+    assert!(!books.book_channel(&closed(50_000), 2).unwrap(), "a payment came in between");
+    let closed = closed(52_000);
     assert!(books.book_channel(&closed, 2).unwrap());
     books.reopen();
     assert!(!books.book_channel(&closed, 3).unwrap());

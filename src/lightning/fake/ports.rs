@@ -137,6 +137,7 @@ impl Operator for FakeNode {
             outbound_msat: state.balance.get(),
             inbound_msat: state.inbound.get(),
             balance_msat: state.balance.get(),
+            pending_msat: Some(0),
             reserve_sat: 0,
             ready: true,
             usable: !state.stopped,

@@ -93,22 +93,24 @@ pub(super) fn outgoing(payment: &PaymentDetails) -> Outgoing {
 /// A channel in our words.
 pub(super) fn channel(channel: &ChannelDetails) -> Channel {
     let reserve_sat = channel.unspendable_punishment_reserve.unwrap_or_default();
+    let sides = Sides {
+        value_msat: channel.channel_value_sats.saturating_mul(1_000),
+        ours_funded: channel.is_outbound,
+        outbound_msat: channel.outbound_capacity_msat,
+        inbound_msat: channel.inbound_capacity_msat,
+        our_reserve_msat: reserve_sat.saturating_mul(1_000),
+        their_reserve_msat: channel
+            .counterparty_unspendable_punishment_reserve
+            .saturating_mul(1_000),
+    };
     Channel {
         id: hex::encode(channel.channel_id.0),
         peer: NodeId::new(channel.counterparty_node_id.serialize()),
         value_sat: channel.channel_value_sats,
         outbound_msat: channel.outbound_capacity_msat,
         inbound_msat: channel.inbound_capacity_msat,
-        balance_msat: balance_msat(&Sides {
-            value_msat: channel.channel_value_sats.saturating_mul(1_000),
-            ours_funded: channel.is_outbound,
-            outbound_msat: channel.outbound_capacity_msat,
-            inbound_msat: channel.inbound_capacity_msat,
-            our_reserve_msat: reserve_sat.saturating_mul(1_000),
-            their_reserve_msat: channel
-                .counterparty_unspendable_punishment_reserve
-                .saturating_mul(1_000),
-        }),
+        balance_msat: sides.balance_msat(),
+        pending_msat: sides.pending_msat(),
         reserve_sat,
         ready: channel.is_channel_ready,
         usable: channel.is_usable,
@@ -125,21 +127,36 @@ struct Sides {
     their_reserve_msat: u64,
 }
 
-/// Our share of a channel. LDK tells no balances, but capacities: a side's balance less its
-/// reserve, less the anchors where this side opened the channel, and never below zero. So a side
-/// above zero tells its balance, and the other side has the rest; the side that did not open the
-/// channel is preferred, because it is exact for channels without anchors, too.
-fn balance_msat(sides: &Sides) -> u64 {
-    let (our_anchors, their_anchors) =
-        if sides.ours_funded { (ANCHORS_MSAT, 0) } else { (0, ANCHORS_MSAT) };
-    let told = |capacity: u64, reserve: u64, anchors: u64| {
-        (capacity > 0).then(|| capacity.saturating_add(reserve).saturating_add(anchors))
-    };
-    let ours = told(sides.outbound_msat, sides.our_reserve_msat, our_anchors);
-    let theirs = told(sides.inbound_msat, sides.their_reserve_msat, their_anchors)
-        .map(|theirs| sides.value_msat.saturating_sub(theirs));
-    let known = if sides.ours_funded { theirs.or(ours) } else { ours.or(theirs) };
-    known.unwrap_or_default()
+/// LDK tells no balances, but capacities: a side's balance less its reserve, less what is in HTLCs
+/// that it offered, less the anchors where this side opened the channel, and never below zero. So a
+/// side above zero tells its balance.
+impl Sides {
+    fn ours(&self) -> Option<u64> {
+        told(self.outbound_msat, self.our_reserve_msat, self.ours_funded)
+    }
+
+    fn theirs(&self) -> Option<u64> {
+        told(self.inbound_msat, self.their_reserve_msat, !self.ours_funded)
+    }
+
+    /// Our share: told by our side, or what theirs leaves. The side that did not open the channel is
+    /// preferred, because it is exact for channels without anchors, too.
+    fn balance_msat(&self) -> u64 {
+        let rest = self.theirs().map(|theirs| self.value_msat.saturating_sub(theirs));
+        let known = if self.ours_funded { rest.or(self.ours()) } else { self.ours().or(rest) };
+        known.unwrap_or_default()
+    }
+
+    /// What neither side has: it is in HTLCs.
+    fn pending_msat(&self) -> Option<u64> {
+        let both = self.ours()?.saturating_add(self.theirs()?);
+        Some(self.value_msat.saturating_sub(both))
+    }
+}
+
+fn told(capacity: u64, reserve: u64, funded: bool) -> Option<u64> {
+    let anchors = if funded { ANCHORS_MSAT } else { 0 };
+    (capacity > 0).then(|| capacity.saturating_add(reserve).saturating_add(anchors))
 }
 
 /// What ldk-node says when asked for something.
@@ -218,8 +235,19 @@ mod tests {
     fn a_balance_is_exact_above_and_below_the_reserve_for_both_sides() {
         for ours in [0, 1, 999_999, RESERVE, 1_660_001, 50_000_000, VALUE - RESERVE, VALUE] {
             for ours_funded in [false, true] {
-                assert_eq!(balance_msat(&told(ours_funded, ours)), ours, "{ours_funded}");
+                assert_eq!(told(ours_funded, ours).balance_msat(), ours, "{ours_funded}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_in_htlcs_is_what_neither_side_has() {
+        for ours_funded in [false, true] {
+            let sides = told(ours_funded, 50_000_000);
+            assert_eq!(sides.pending_msat(), Some(0), "{ours_funded}");
+            let paying = Sides { inbound_msat: sides.inbound_msat - 10_000, ..sides };
+            assert_eq!(paying.pending_msat(), Some(10_000), "{ours_funded}");
+            assert_eq!(told(ours_funded, RESERVE).pending_msat(), None, "{ours_funded}");
         }
     }
 

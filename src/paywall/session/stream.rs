@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
 use tokio::sync::broadcast;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
@@ -106,6 +107,8 @@ pub(super) struct Live {
     pub(super) next: u64,
     pub(super) events: broadcast::Sender<(u64, Event)>,
     pub(super) touched_ms: u64,
+    /// Who follows, the oldest first.
+    followers: VecDeque<CancellationToken>,
 }
 
 impl Live {
@@ -120,7 +123,21 @@ impl Live {
             next: now_ms.max(1),
             events: broadcast::channel(EVENTS_UNDERWAY).0,
             touched_ms: now_ms,
+            followers: VecDeque::new(),
         }
+    }
+
+    /// A place among those who follow; where all are taken, the oldest one's.
+    pub(super) fn take_place(&mut self, most: usize) -> DropGuard {
+        self.followers.retain(|place| !place.is_cancelled());
+        while self.followers.len() >= most {
+            if let Some(oldest) = self.followers.pop_front() {
+                oldest.cancel();
+            }
+        }
+        let place = CancellationToken::new();
+        self.followers.push_back(place.clone());
+        place.drop_guard()
     }
 
     /// Tells an open invoice, once.
@@ -178,10 +195,23 @@ impl Live {
 #[derive(Default)]
 pub(super) struct Streams(pub(super) Mutex<HashMap<SessionId, Arc<Mutex<Live>>>>);
 
+/// The session that was touched longest ago, of those that nobody uses now.
+pub(super) fn idlest(streams: &HashMap<SessionId, Arc<Mutex<Live>>>) -> Option<SessionId> {
+    let idle = streams.iter().filter(|(_, live)| Arc::strong_count(live) == 1);
+    let touched = idle.filter_map(|(id, live)| {
+        // One that is locked is in use.
+        let live = live.try_lock().ok()?;
+        (live.events.receiver_count() == 0).then_some((live.touched_ms, *id))
+    });
+    touched.min_by_key(|(touched_ms, _)| *touched_ms).map(|(_, id)| id)
+}
+
 /// A wallet that follows a session.
 pub struct Follower {
     pub(super) events: broadcast::Receiver<(u64, Event)>,
     pub(super) listener: Listener<Wake>,
+    /// Given back when it is dropped.
+    pub(super) place: DropGuard,
 }
 
 /// What a follower wakes for.
@@ -191,7 +221,7 @@ pub enum Followed {
     Event(u64, Event),
     /// Something was booked: look again.
     Rung,
-    /// It fell behind, or the session left the memory: connect again.
+    /// It fell behind, the session left the memory, or another took its place: connect again.
     Lost,
 }
 
@@ -200,6 +230,7 @@ impl Follower {
     pub async fn next(&mut self) -> Followed {
         tokio::select! {
             biased;
+            () = self.place.token().cancelled() => Followed::Lost,
             event = self.events.recv() => match event {
                 Ok((n, event)) => Followed::Event(n, event),
                 Err(_) => Followed::Lost,
