@@ -325,7 +325,7 @@ mod tests {
         };
         let (says, holds) = (channel(Some(0), false), channel(Some(1), true));
         let (here, away) = (channel(None, true), channel(None, false));
-        assert!(is_idle(&[], false) && is_idle(&[says.clone()], false));
+        assert!(is_idle(&[], false) && is_idle(std::slice::from_ref(&says), false));
         assert!(!is_idle(&[says.clone(), holds], true));
         assert!(is_idle(&[says.clone(), here.clone()], true));
         assert!(!is_idle(&[says.clone(), here], false), "what was sent may be in it");
