@@ -1,7 +1,8 @@
 //! Use case: what the node tells becomes entries in the ledger, each exactly once: take, book, acknowledge, wake who waits.
 //!
 //! The node tells the same event again until it is acknowledged, also after a restart; booking is keyed by payment hash, so a telling that
-//! was booked and not acknowledged books nothing. While booking fails, no invoice is made.
+//! was booked and not acknowledged books nothing. The fee of a forward alone has no identity over a restart (see [`store::Ledger::book_forward`]).
+//! While booking fails, no invoice is made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +51,7 @@ pub struct Settlement {
     pub metrics: Metrics,
     /// The number of this start.
     pub boot: u64,
-    /// Payments forwarded in this start.
+    /// Payments forwarded and acknowledged in this start.
     pub forwards: Arc<AtomicU64>,
 }
 
@@ -116,6 +117,10 @@ impl Settlement {
             match acknowledged {
                 Ok(()) => {
                     backoff.reset();
+                    if matches!(event, Event::Forwarded { .. }) {
+                        // Only now: told again for want of this acknowledgement, it has the same number.
+                        self.forwards.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.forget(&event).await;
                 }
                 Err(error) => {
@@ -171,7 +176,7 @@ impl Settlement {
                 Ok(None)
             }
             Event::Forwarded { fee } => {
-                let nth = self.forwards.fetch_add(1, Ordering::Relaxed);
+                let nth = self.forwards.load(Ordering::Relaxed);
                 tracing::debug!(fee_msat = fee.get(), "forwarded a payment");
                 self.store.book_forward(self.boot, nth, *fee, self.clock.now_ms())?;
                 Ok(None)

@@ -245,7 +245,7 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// See [`Ledger::record`].
     fn closings(&self) -> Result<Vec<String>, Error>;
-    /// Books the fee of a payment that was forwarded, under the number of the start that tells it and its place there. LDK gives a forward no
+    /// Books the fee of a payment that was forwarded, once under the number of the start that tells it and its place there. LDK gives a forward no
     /// identity: one that was booked and not acknowledged before a crash is told, and booked, once more.
     ///
     /// # Errors

@@ -352,9 +352,13 @@ impl<E: Engine> Ledger for Store<E> {
 
     fn book_forward(&self, boot: u64, nth: u64, fee: Msat, now_ms: u64) -> Result<(), Error> {
         let _guard = lock(&self.money);
+        let id = EntryId::Forward(boot, nth);
+        if self.has_entry(&id)? {
+            return Ok(());
+        }
         let postings =
             [(Account::ChannelFunds, fee.signed()), (Account::Forwarding, negative(fee))];
-        let entry = Entry::new(&EntryId::Forward(boot, nth), now_ms, postings);
+        let entry = Entry::new(&id, now_ms, postings);
         self.engine.write(self.post(entry)?, Durability::Process)
     }
 

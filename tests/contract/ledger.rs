@@ -31,6 +31,7 @@ suite! {
     a_session_is_drawn_once_a_segment
     what_is_swept_of_a_session_is_no_longer_its_credit
     a_channel_is_booked_once
+    a_forward_is_booked_once_under_its_number
     entries_come_page_by_page_in_one_order
 }
 
@@ -306,6 +307,16 @@ fn a_channel_is_booked_once<K: Kind>(books: &mut Books<K>) {
     let empty = ChannelBooking::Opened { channel: "bb".to_owned(), balance: Msat::ZERO };
     assert!(books.book_channel(&empty, 1).unwrap());
     assert!(!books.book_channel(&empty, 1).unwrap());
+}
+
+fn a_forward_is_booked_once_under_its_number<K: Kind>(books: &mut Books<K>) {
+    for _ in 0..2 {
+        books.book_forward(1, 0, Msat::new(7), 1).unwrap();
+        books.reopen();
+    }
+    books.book_forward(1, 1, Msat::new(5), 1).unwrap();
+    assert_eq!(books.balance(Account::ChannelFunds).unwrap(), 12);
+    assert_eq!(books.owed(Account::Forwarding), 12);
 }
 
 fn entries_come_page_by_page_in_one_order<K: Kind>(books: &mut Books<K>) {
