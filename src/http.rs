@@ -32,6 +32,7 @@ mod extract;
 mod operate;
 mod pages;
 mod play;
+pub mod range;
 mod sessions;
 mod videos;
 

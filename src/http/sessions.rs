@@ -11,8 +11,9 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
-use super::extract::{Document, From, Path, named};
-use super::play::{File, Range, Unsatisfiable, head, init, media, media_playlist, playlist};
+use super::extract::{Document, From, Path, named, range};
+use super::play::{File, head, init, media, media_playlist, playlist};
+use super::range::Unsatisfiable;
 use super::{App, Shared, event_stream};
 use crate::blobs::Part;
 use crate::domain::amount::Msat;
@@ -112,7 +113,7 @@ pub async fn part(
             return Err(Problem::session_unpaid(amount.get(), invoice.as_deref()));
         }
         let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
-        let range = match Range::parse(&headers, bytes.len() as u64) {
+        let range = match range(&headers, bytes.len() as u64) {
             Ok(range) => range,
             Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
         };
