@@ -339,6 +339,9 @@ impl Read<'_> {
 }
 
 #[cfg(test)]
+mod independent;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
