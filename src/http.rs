@@ -33,6 +33,7 @@ mod extract;
 mod operate;
 mod pages;
 mod play;
+pub mod range;
 pub mod server;
 mod sessions;
 mod videos;

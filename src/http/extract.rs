@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
 use super::error::Problem;
+use super::range::{Range, Unsatisfiable};
 use super::{App, client_of};
 use crate::domain::id::{CreatorId, IdError};
 use crate::paywall::Client;
@@ -66,6 +67,15 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// The L402 credentials of a request.
 pub fn credentials(headers: &HeaderMap) -> Vec<Presented> {
     parse_all(headers.get_all(header::AUTHORIZATION).iter().map(header::HeaderValue::as_bytes))
+}
+
+/// What a request asks of a body of this length.
+///
+/// # Errors
+/// [`Unsatisfiable`] where no byte of the body lies in it.
+pub fn range(headers: &HeaderMap, of: u64) -> Result<Range, Unsatisfiable> {
+    let value = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+    value.map_or(Ok(Range::Whole { of }), |value| Range::of(value, of))
 }
 
 /// The client's address: the connection's, or what a trusted proxy says that it is.

@@ -343,6 +343,9 @@ impl Read<'_> {
 }
 
 #[cfg(test)]
+mod independent;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
