@@ -1,0 +1,4 @@
+//! The server's own file.
+
+#[path = "../../src/http/range.rs"]
+pub mod range;

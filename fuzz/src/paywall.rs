@@ -1,0 +1,4 @@
+//! The server's own file.
+
+#[path = "../../src/paywall/token.rs"]
+pub mod token;
