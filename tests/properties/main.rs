@@ -13,6 +13,7 @@ mod ledger;
 mod model;
 mod prices;
 mod texts;
+mod window;
 // Shared with fuzz/, where these modules are the same files without the server.
 #[path = "../../fuzz/src/targets.rs"]
 mod targets;
