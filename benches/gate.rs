@@ -84,6 +84,7 @@ fn sell<E: Engine>(store: &Store<E>, number: u64) {
         },
         bolt11: None,
         expires_at: NOW_S + 600,
+        minted_ms: None,
         progress: Progress::Open,
     };
     store.record(&invoice).unwrap();

@@ -41,8 +41,6 @@ use crate::telemetry::Metrics;
 
 /// Everything ends within this, or is left to the end of the process.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
-/// Requests that are under way may end; streams of events would go on for ever.
-const DRAIN: Duration = Duration::from_secs(1);
 /// Unpaid invoices and expired credit are looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// LDK accepts a payment until this long after its invoice expired, in block time.
@@ -145,6 +143,7 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         payee: lightning::Issuer::node_id(&*node),
         network: config.lightning.network,
         options: config.http.clone(),
+        memory: http::Memory::new(config.http.body_bytes_max),
     });
     let settlement = Settlement {
         node: Arc::clone(&node) as _,
@@ -263,7 +262,9 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
     let node: SharedNode = node;
     watch_node(Arc::clone(&node), &tasks);
     let router = http::router(Arc::clone(&shared)).merge(more.unwrap_or_default());
-    tasks.spawn_critical("http", serve(listener, router, tasks.cancellation()));
+    let (options, metrics) = (config.http.clone(), shared.metrics.clone());
+    let http = http::server::serve(listener, router, options, metrics, tasks.cancellation());
+    tasks.spawn_critical("http", http);
     let id: NodeId = shared.payee;
     tracing::info!(%address, node = %id, "ready");
     Ok(Server { address, shared, operator_key, node, store, tasks, _lock: lock })
@@ -287,23 +288,6 @@ fn watch_node(node: SharedNode, tasks: &Tasks) {
             error = node.failed() => tracing::error!(%error, "the Lightning node can no longer work"),
         }
     });
-}
-
-async fn serve(listener: TcpListener, router: Router, cancel: CancellationToken) {
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    let stop = cancel.clone();
-    let served = axum::serve(listener, service)
-        .with_graceful_shutdown(async move { stop.cancelled().await });
-    let drained = async {
-        cancel.cancelled().await;
-        tokio::time::sleep(DRAIN).await;
-    };
-    tokio::select! {
-        ended = served => if let Err(error) = ended {
-            tracing::error!(%error, "HTTP ended");
-        },
-        () = drained => {}
-    }
 }
 
 impl Server {

@@ -21,11 +21,12 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::domain::id::NodeId;
 use crate::library::Library;
 use crate::operate::Operations;
-use crate::paywall::Paywall;
 use crate::paywall::session::SessionGate;
+use crate::paywall::{Client, Paywall};
 use crate::statements::Statements;
 use crate::telemetry::Metrics;
 
+mod body;
 mod creators;
 pub mod error;
 mod extract;
@@ -33,8 +34,11 @@ mod operate;
 mod pages;
 mod play;
 pub mod range;
+pub mod server;
 mod sessions;
 mod videos;
+
+pub use body::Memory;
 
 /// How the server is reached; a section of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +48,39 @@ pub struct Options {
     pub listen: std::net::SocketAddr,
     /// Addresses of proxies whose `X-Forwarded-For` is believed; needed to listen beyond loopback.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Connections of one client (IPv4 address or IPv6 /64) at once; trusted proxies are not counted by themselves.
+    pub connections_per_client_max: usize,
+    /// How long a connection may be idle, or take to send a request's headers, in seconds.
+    pub header_seconds: u64,
+    /// The size of a request's headers, in bytes.
+    pub header_bytes_max: usize,
+    /// How long a reader may take next to nothing while bytes wait for it, in seconds; also how long an upload may pause.
+    pub stall_seconds: u64,
+    /// What segments on their way keep in memory together, in bytes.
+    pub body_bytes_max: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { listen: ([127, 0, 0, 1], 8402).into(), trusted_proxies: Vec::new() }
+        Self {
+            listen: ([127, 0, 0, 1], 8402).into(),
+            trusted_proxies: Vec::new(),
+            connections_max: 10_000,
+            connections_per_client_max: 256,
+            header_seconds: 30,
+            header_bytes_max: 32 << 10,
+            stall_seconds: 60,
+            body_bytes_max: 512 << 20,
+        }
     }
+}
+
+/// Who a connection counts for; nobody where it is a trusted proxy's.
+fn client_of(peer: IpAddr, options: &Options) -> Option<Client> {
+    let trusted = options.trusted_proxies.contains(&peer.to_canonical());
+    (!trusted).then(|| peer.into())
 }
 
 /// Documents that the API takes are small.
@@ -75,6 +106,8 @@ pub struct Shared {
     pub network: crate::lightning::Network,
     /// How the server is reached.
     pub options: Options,
+    /// What segments on their way keep in memory.
+    pub memory: Memory,
 }
 
 type App = Arc<Shared>;
@@ -93,6 +126,7 @@ pub fn router(shared: App) -> Router {
             get(sessions::status).patch(sessions::change).delete(sessions::end),
         )
         .route("/api/v1/sessions/{control}/invoices", get(sessions::invoices))
+        .route("/api/v1/sessions/{control}/claims", post(sessions::claim))
         // Before the layer, which answers OPTIONS in its place: a fallback that is set later would answer 405 to every preflight.
         .method_not_allowed_fallback(error::no_method)
         .layer(cors());
@@ -107,6 +141,7 @@ pub fn router(shared: App) -> Router {
         .route("/api/v1/node", get(operate::node))
         .route("/api/v1/node/address", post(operate::address))
         .route("/api/v1/ledger", get(operate::ledger))
+        .route("/api/v1/ledger/unclaimed", get(operate::unclaimed))
         .route("/healthz", get(operate::health))
         .route("/readyz", get(operate::ready))
         .route("/metrics", get(operate::metrics))

@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use governor::clock::Clock as _;
-use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::amount::{Granularity, Msat, Share};
-use crate::domain::id::{PaymentHash, SegmentRef, SessionId};
+use crate::domain::id::{PaymentHash, SegmentRef, SessionId, VideoId};
 use crate::domain::ledger::{IncomingPayment, Split};
 use crate::lightning::{Issuer, MintError, Minted};
 use crate::runtime::{Bells, Clock};
 use crate::store::{self, Invoice, Origin, Progress, Purpose, Redeem};
 use crate::telemetry::Metrics;
 
+pub mod egress;
+pub mod limits;
 pub mod session;
 pub mod token;
 
+use egress::{Bought, Egress, Passage, UsedUp};
+use limits::Limits;
 use token::{Bound, Keys, Presented};
 
 /// How segments are sold; a section of the configuration.
@@ -42,10 +44,24 @@ pub struct Options {
     pub challenges_per_client_per_minute: NonZeroU32,
     /// Invoices asked for by all clients, per second.
     pub challenges_per_second: NonZeroU32,
+    /// Invoices that are kept although they are not paid: each is kept until Lightning accepts its payment no more, some four hours.
+    pub unpaid_max: u64,
+    /// The same of one client.
+    pub unpaid_per_client_max: NonZeroU32,
     /// Sessions held in memory at once.
     pub sessions_max: usize,
+    /// The same of one client.
+    pub sessions_per_client_max: usize,
     /// How long a session lasts, in seconds.
     pub session_seconds: u64,
+    /// Wallets that follow a session's invoices at once.
+    pub streams_max: usize,
+    /// The same of one client.
+    pub streams_per_client_max: usize,
+    /// Players' requests that wait for a payment at once.
+    pub held_max: usize,
+    /// The same of one client.
+    pub held_per_client_max: usize,
 }
 
 impl Default for Options {
@@ -58,8 +74,15 @@ impl Default for Options {
             redeem_seconds: 7 * 86_400,
             challenges_per_client_per_minute: NonZeroU32::MIN.saturating_add(599),
             challenges_per_second: NonZeroU32::MIN.saturating_add(999),
+            unpaid_max: 200_000,
+            unpaid_per_client_max: NonZeroU32::MIN.saturating_add(4_999),
             sessions_max: 10_000,
+            sessions_per_client_max: 256,
             session_seconds: 86_400,
+            streams_max: 10_000,
+            streams_per_client_max: 128,
+            held_max: 10_000,
+            held_per_client_max: 128,
         }
     }
 }
@@ -131,13 +154,25 @@ pub enum Decision {
     Owed(Challenge),
 }
 
+/// A credential that opens a segment now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opening {
+    /// What it says.
+    pub bound: Bound,
+    /// When its payment was booked, in milliseconds since the Unix epoch, where it was not served yet.
+    credited_ms: Option<u64>,
+}
+
 /// What a payment is good for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// Not booked.
     Unpaid,
     /// Opens its segment.
-    Good,
+    Good {
+        /// When its payment was booked, where it was not served yet.
+        credited_ms: Option<u64>,
+    },
     /// Served, and the grace is over; or its time ran out.
     Over,
 }
@@ -183,6 +218,12 @@ pub enum Error {
     /// A price does not fit.
     #[error(transparent)]
     Amount(#[from] crate::domain::amount::AmountError),
+    /// There is no room for another session, stream or held request.
+    #[error("there is no room for another {0}")]
+    Crowded(&'static str),
+    /// A receipt is not ours, is another session's, or its preimage is not the payment's.
+    #[error("this receipt is not one of this session, or the preimage is not its payment's")]
+    NoReceipt,
     /// A session's key is not ours, is of a rotated generation, or its time is over.
     #[error("this session is over or was never there")]
     NoSession,
@@ -234,20 +275,16 @@ impl<T: store::Ledger + store::Sessions + ?Sized> Books for T {}
 /// The gate.
 pub struct Paywall {
     parts: Parts,
-    per_client: DefaultKeyedRateLimiter<Client>,
-    in_all: DefaultDirectRateLimiter,
+    limits: Limits,
+    egress: Egress,
 }
 
 impl Paywall {
     /// A gate over its parts.
     pub fn new(parts: Parts) -> Self {
-        let per_client = Quota::per_minute(parts.options.challenges_per_client_per_minute);
-        let in_all = Quota::per_second(parts.options.challenges_per_second);
-        Self {
-            parts,
-            per_client: RateLimiter::keyed(per_client),
-            in_all: RateLimiter::direct(in_all),
-        }
+        let limits = Limits::new(&parts.options);
+        let egress = Egress::new(parts.options.replay_seconds.saturating_mul(1_000));
+        Self { parts, limits, egress }
     }
 
     /// The first credential that opens this segment now. One that is good and whose payment is not booked yet waits for that, then its
@@ -259,10 +296,10 @@ impl Paywall {
         &self,
         offer: &Offer,
         presented: &[Presented],
-    ) -> Result<Option<Bound>, Error> {
+    ) -> Result<Option<Opening>, Error> {
         for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
-            if self.booked(&bound, offer).await? {
-                return Ok(Some(bound));
+            if let Standing::Good { credited_ms } = self.booked(&bound, offer).await? {
+                return Ok(Some(Opening { bound, credited_ms }));
             }
         }
         Ok(None)
@@ -275,12 +312,12 @@ impl Paywall {
     pub fn admit(
         &self,
         offer: &Offer,
-        opening: Option<&Bound>,
+        opening: Option<&Opening>,
         client: Client,
     ) -> Result<Decision, Error> {
         let Some(amount) = offer.price else { return Ok(Decision::Free) };
-        if let Some(bound) = opening
-            && self.redeem(bound)?
+        if let Some(opening) = opening
+            && self.redeem(opening, client)?
         {
             return Ok(Decision::Granted);
         }
@@ -296,17 +333,48 @@ impl Paywall {
             return Ok(true);
         }
         for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
-            if self.standing(&bound.hash)? == Standing::Good {
+            if matches!(self.standing(&bound.hash)?, Standing::Good { .. }) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
+    /// Counts a response of `len` bytes against what was bought, of a segment whose largest rendition has `largest` at most.
+    ///
+    /// # Errors
+    /// [`UsedUp`] where it was fetched often enough.
+    pub fn enter(&self, bought: Bought, len: u64, largest: u64) -> Result<Passage, UsedUp> {
+        let entered = self.egress.enter(bought, len, largest, self.parts.clock.now_ms());
+        if entered.is_err() {
+            self.parts.metrics.refused("egress");
+        }
+        entered
+    }
+
+    /// What credentials for segments of a title are still good for, where it was removed; `None` where nothing.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn left_over(
+        &self,
+        video: VideoId,
+        presented: &[Presented],
+    ) -> Result<Option<Msat>, Error> {
+        for bound in presented.iter().filter_map(|of| self.parts.keys.verify(of)) {
+            if bound.segment.video == video
+                && let Some(invoice) = self.parts.store.invoice(&bound.hash)?
+                && matches!(invoice.progress, Progress::Credited { .. })
+            {
+                return Ok(Some(invoice.amount));
+            }
+        }
+        Ok(None)
+    }
+
     /// Forgets clients that have been quiet, so that their number does not grow.
     pub fn forget_quiet_clients(&self) {
-        self.per_client.retain_recent();
-        self.per_client.shrink_to_fit();
+        self.limits.forget_quiet(self.parts.clock.now_ms());
     }
 
     fn opens(&self, credential: &Presented, offer: &Offer) -> Option<Bound> {
@@ -319,25 +387,24 @@ impl Paywall {
         let invoice = self.parts.store.invoice(hash)?;
         Ok(match invoice.map(|invoice| invoice.progress) {
             None | Some(Progress::Open) => Standing::Unpaid,
-            Some(Progress::Credited { .. }) => Standing::Good,
+            Some(Progress::Credited { at_ms }) => Standing::Good { credited_ms: Some(at_ms) },
             Some(Progress::Redeemed { at_ms })
                 if self.parts.clock.now_ms() <= at_ms.saturating_add(self.grace_ms()) =>
             {
-                Standing::Good
+                Standing::Good { credited_ms: None }
             }
             Some(Progress::Redeemed { .. } | Progress::Expired { .. }) => Standing::Over,
         })
     }
 
-    /// Waits until a good credential's payment is booked, by its event or by proof; false where its time is over.
-    async fn booked(&self, bound: &Bound, offer: &Offer) -> Result<bool, Error> {
+    /// Waits until a good credential's payment is booked, by its event or by proof; what it is good for then.
+    async fn booked(&self, bound: &Bound, offer: &Offer) -> Result<Standing, Error> {
         let mut listener = self.parts.bells.listen(Wake::Payment(bound.hash));
         let deadline = tokio::time::Instant::now() + PROOF_AFTER;
         loop {
             match self.standing(&bound.hash)? {
-                Standing::Good => return Ok(true),
-                Standing::Over => return Ok(false),
                 Standing::Unpaid => {}
+                known => return Ok(known),
             }
             tokio::select! {
                 () = listener.rung() => {}
@@ -345,14 +412,20 @@ impl Paywall {
             }
         }
         self.prove(bound, offer)?;
-        Ok(self.standing(&bound.hash)? == Standing::Good)
+        self.standing(&bound.hash)
     }
 
     /// Serves what a credential paid for; false where its time is over by now.
-    fn redeem(&self, bound: &Bound) -> Result<bool, Error> {
+    fn redeem(&self, opening: &Opening, client: Client) -> Result<bool, Error> {
+        let bound = &opening.bound;
         let now = self.parts.clock.now_ms();
         match self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())? {
             Redeem::First => {
+                self.limits.paid(client);
+                if let Some(credited_ms) = opening.credited_ms {
+                    let wait = Duration::from_millis(now.saturating_sub(credited_ms));
+                    self.parts.metrics.served_after(wait);
+                }
                 self.parts.metrics.earned(bound.amount);
                 self.parts.earned.notify_one();
                 Ok(true)
@@ -373,6 +446,7 @@ impl Paywall {
                 split: offer.split,
                 bolt11: None,
                 expires_at: bound.pay_before,
+                minted_ms: None,
                 progress: Progress::Open,
             })?;
         }
@@ -385,6 +459,7 @@ impl Paywall {
 
     fn challenge(&self, offer: &Offer, amount: Msat, client: Client) -> Result<Challenge, Error> {
         self.limit(client)?;
+        self.limits.owe(client, self.parts.clock.now_ms()).inspect_err(|_| self.refused())?;
         let minted = self.mint(amount)?;
         let purpose = Purpose::Segment { segment: offer.segment };
         self.parts.store.record(&self.invoice(&minted, amount, purpose, offer.split))?;
@@ -414,6 +489,7 @@ impl Paywall {
             split,
             bolt11: again.then(|| minted.bolt11.clone()),
             expires_at: minted.expires_at,
+            minted_ms: Some(self.parts.clock.now_ms()),
             progress: Progress::Open,
         }
     }
@@ -433,21 +509,21 @@ impl Paywall {
 
     /// Counts an invoice against the limits.
     pub(crate) fn limit(&self, client: Client) -> Result<(), Error> {
-        self.per_client.check_key(&client).map_err(too_many)?;
+        self.limits.client(client).inspect_err(|_| self.refused())?;
         self.limit_in_all()
     }
 
     /// Counts an invoice of a session, whose wallet has no address that could be counted, against the limit for all.
     pub(crate) fn limit_in_all(&self) -> Result<(), Error> {
-        self.in_all.check().map_err(too_many)
+        let unpaid = self.parts.store.unpaid();
+        self.limits.in_all(unpaid).inspect_err(|_| self.refused())
+    }
+
+    fn refused(&self) {
+        self.parts.metrics.refused("challenge");
     }
 
     const fn grace_ms(&self) -> u64 {
         self.parts.options.replay_seconds.saturating_mul(1_000)
     }
-}
-
-fn too_many(not_until: governor::NotUntil<governor::clock::QuantaInstant>) -> Error {
-    let now = governor::clock::DefaultClock::default().now();
-    Error::TooMany { retry_after: not_until.wait_time_from(now) }
 }

@@ -1,5 +1,7 @@
 //! What a program needs besides its rules: time, chance, tasks that end, and bells that wake who waits.
 
+pub mod slots;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::hash::Hash;

@@ -255,6 +255,10 @@ impl Settlement {
             Credit::Applied(invoice) | Credit::Overpaid(invoice, _) => {
                 let word =
                     if matches!(credit, Credit::Applied(_)) { "applied" } else { "overpaid" };
+                if let Some(minted_ms) = invoice.minted_ms {
+                    let wait = Duration::from_millis(now.saturating_sub(minted_ms));
+                    self.metrics.paid_after(wait);
+                }
                 let wake = match invoice.purpose {
                     Purpose::Session { session: id, .. } => session(id),
                     Purpose::Segment { .. } => Some(Wake::Payment(payment.hash)),

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::domain::amount::Msat;
-use crate::domain::id::CreatorId;
+use crate::domain::id::{CreatorId, PaymentHash};
 use crate::domain::ledger::{Account, Balances};
-use crate::store::{self, Payout, PayoutState};
+use crate::store::{self, Payout, PayoutState, Unclaimed};
 
 /// The ports of the store that statements read.
 pub trait Books: store::Ledger + store::Payouts {}
@@ -73,6 +73,23 @@ impl Verification {
 }
 
 impl Statements {
+    /// How many invoices are kept that are not paid.
+    pub fn unpaid(&self) -> u64 {
+        self.store.unpaid()
+    }
+
+    /// Payments that nobody claimed, in the order of their hashes, after a given one.
+    ///
+    /// # Errors
+    /// [`store::Error`] where the store fails.
+    pub fn unclaimed(
+        &self,
+        after: Option<&PaymentHash>,
+        limit: usize,
+    ) -> Result<Vec<Unclaimed>, store::Error> {
+        self.store.unclaimed(after, limit)
+    }
+
     /// What a creator has and had.
     ///
     /// # Errors

@@ -25,7 +25,7 @@ pub use engine::Store;
 pub use records::{
     Change, ChannelBooking, Creator, Credit, Destination, Draw, Durability, Invoice, Job, KeyHash,
     Lease, NodeKey, Origin, Payout, PayoutState, Progress, Purpose, Redeem, Role, SessionRecord,
-    SessionState, Setback, Setbacks, Settle, StoredTerms, Swept, VideoEdit,
+    SessionState, Setback, Setbacks, Settle, StoredTerms, Swept, Unclaimed, VideoEdit,
 };
 
 /// Why the store did not do what it was asked.
@@ -187,7 +187,8 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// See [`Ledger::record`].
     fn invoice(&self, hash: &PaymentHash) -> Result<Option<Invoice>, Error>;
-    /// Books a payment in, once.
+    /// Books a payment in, once. One that was booked as unclaimed, because its invoice was not known, becomes credit once the invoice is
+    /// recorded and its preimage is shown ([`Origin::Proof`]).
     ///
     /// # Errors
     /// See [`Ledger::record`].
@@ -197,6 +198,14 @@ pub trait Ledger: Send + Sync {
         origin: Origin,
         now_ms: u64,
     ) -> Result<Credit, Error>;
+    /// How many invoices are kept that are not paid.
+    fn unpaid(&self) -> u64;
+    /// Payments that nobody claimed, in the order of their hashes, after a given one.
+    ///
+    /// # Errors
+    /// See [`Ledger::record`].
+    fn unclaimed(&self, after: Option<&PaymentHash>, limit: usize)
+    -> Result<Vec<Unclaimed>, Error>;
     /// Serves a paid segment: earned the first time, free within `grace_ms` after it.
     ///
     /// # Errors
@@ -280,6 +289,11 @@ pub trait Sessions: Send + Sync {
     /// # Errors
     /// See [`Sessions::open_invoice`].
     fn covers(&self, id: SessionId, number: SegmentNumber, amount: Msat) -> Result<bool, Error>;
+    /// Whether an invoice of a session was ever paid.
+    ///
+    /// # Errors
+    /// See [`Sessions::open_invoice`].
+    fn has_paid(&self, id: SessionId) -> Result<bool, Error>;
     /// All that is stored of a session.
     ///
     /// # Errors

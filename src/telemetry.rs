@@ -21,6 +21,18 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// Which side of the channels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Side {
+    side: &'static str,
+}
+
+/// What was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct What {
+    what: &'static str,
+}
+
 /// Counters of the server; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics {
@@ -31,6 +43,15 @@ pub struct Metrics {
     earned: Counter,
     bytes: Counter,
     held: Gauge<i64, AtomicI64>,
+    connections: Gauge<i64, AtomicI64>,
+    streams: Gauge<i64, AtomicI64>,
+    sessions: Gauge<i64, AtomicI64>,
+    unpaid: Gauge<i64, AtomicI64>,
+    channels: Family<Side, Gauge<i64, AtomicI64>>,
+    channels_usable: Gauge<i64, AtomicI64>,
+    refused: Family<What, Counter>,
+    to_payment: Histogram,
+    to_bytes: Histogram,
     channels_closed: Counter,
     payouts: Family<Outcome, Counter>,
     segments: Histogram,
@@ -45,6 +66,15 @@ impl Default for Metrics {
         let earned = Counter::default();
         let bytes = Counter::default();
         let held = Gauge::default();
+        let connections = Gauge::default();
+        let streams = Gauge::default();
+        let sessions = Gauge::default();
+        let unpaid = Gauge::default();
+        let channels = Family::<Side, Gauge<i64, AtomicI64>>::default();
+        let channels_usable = Gauge::default();
+        let refused = Family::<What, Counter>::default();
+        let to_payment = Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0]);
+        let to_bytes = Histogram::new([0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 600.0, 3_600.0]);
         let channels_closed = Counter::default();
         let payouts = Family::<Outcome, Counter>::default();
         let segments = Histogram::new([0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 8.0]);
@@ -54,6 +84,22 @@ impl Default for Metrics {
         registry.register("earned_msat", "Millisatoshi earned", earned.clone());
         registry.register_with_unit("served", "Segment bytes served", Unit::Bytes, bytes.clone());
         registry.register("held_requests", "Requests that wait for a payment", held.clone());
+        registry.register("connections", "Connections that are open", connections.clone());
+        registry.register("invoice_streams", "Wallets that follow a session", streams.clone());
+        registry.register(
+            "refused",
+            "What was refused for want of room or for haste",
+            refused.clone(),
+        );
+        let help = "Time from an invoice to its payment";
+        registry.register_with_unit(
+            "challenge_to_payment",
+            help,
+            Unit::Seconds,
+            to_payment.clone(),
+        );
+        let help = "Time from a payment to its first byte served";
+        registry.register_with_unit("payment_to_bytes", help, Unit::Seconds, to_bytes.clone());
         registry.register("channels_closed", "Channels that closed", channels_closed.clone());
         registry.register("payouts", "Payouts, by outcome", payouts.clone());
         let help = "Time from a segment's request to its answer";
@@ -66,6 +112,15 @@ impl Default for Metrics {
             earned,
             bytes,
             held,
+            connections,
+            streams,
+            sessions,
+            unpaid,
+            channels,
+            channels_usable,
+            refused,
+            to_payment,
+            to_bytes,
             channels_closed,
             payouts,
             segments,
@@ -95,15 +150,43 @@ impl Metrics {
     }
 
     /// A segment request was answered.
-    pub fn served(&self, bytes: u64, after: Duration) {
-        self.bytes.inc_by(bytes);
+    pub fn served(&self, after: Duration) {
         self.segments.observe(after.as_secs_f64());
+    }
+
+    /// Bytes of a segment went out.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes.inc_by(bytes);
     }
 
     /// A request waits until the guard is dropped.
     pub fn hold(&self) -> Held {
-        self.held.inc();
-        Held(self.held.clone())
+        Held::new(&self.held)
+    }
+
+    /// A connection is open until the guard is dropped.
+    pub fn connection(&self) -> Held {
+        Held::new(&self.connections)
+    }
+
+    /// A wallet follows a session until the guard is dropped.
+    pub fn stream(&self) -> Held {
+        Held::new(&self.streams)
+    }
+
+    /// Something was refused for want of room or for haste: a `connection`, `challenge`, `session`, `stream`, `hold` or `egress`.
+    pub fn refused(&self, what: &'static str) {
+        self.refused.get_or_create(&What { what }).inc();
+    }
+
+    /// A payment came so long after its invoice was made.
+    pub fn paid_after(&self, wait: Duration) {
+        self.to_payment.observe(wait.as_secs_f64());
+    }
+
+    /// The first byte went so long after its payment was booked.
+    pub fn served_after(&self, wait: Duration) {
+        self.to_bytes.observe(wait.as_secs_f64());
     }
 
     /// A channel closed.
@@ -116,6 +199,21 @@ impl Metrics {
         self.payouts.get_or_create(&Outcome { outcome }).inc();
     }
 
+    /// What is counted when it is asked for: sessions in memory and unpaid invoices.
+    pub fn kept(&self, sessions: usize, unpaid: u64) {
+        self.sessions.set(i64::try_from(sessions).unwrap_or(i64::MAX));
+        self.unpaid.set(i64::try_from(unpaid).unwrap_or(i64::MAX));
+    }
+
+    /// What the usable channels hold, when it is asked for: inbound, outbound and pending.
+    pub fn channels(&self, usable: usize, sides: [(&'static str, u64); 3]) {
+        self.channels_usable.set(i64::try_from(usable).unwrap_or(i64::MAX));
+        for (side, msat) in sides {
+            let gauge = self.channels.get_or_create(&Side { side });
+            gauge.set(i64::try_from(msat).unwrap_or(i64::MAX));
+        }
+    }
+
     /// All of it in the OpenMetrics text format.
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -125,9 +223,16 @@ impl Metrics {
     }
 }
 
-/// A request that waits.
+/// Something that is counted while it lasts.
 #[derive(Debug)]
 pub struct Held(Gauge<i64, AtomicI64>);
+
+impl Held {
+    fn new(gauge: &Gauge<i64, AtomicI64>) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {

@@ -55,6 +55,17 @@ fn check_log(log: &Log) -> Result<(), String> {
 }
 
 fn check_http(http: &http::Options) -> Result<(), String> {
+    let usual = http::Options::default();
+    at_least("http.connections_max", http.connections_max, 1, usual.connections_max)?;
+    let (of_one, usual_of_one) =
+        (http.connections_per_client_max, usual.connections_per_client_max);
+    at_least("http.connections_per_client_max", of_one, 1, usual_of_one)?;
+    between("http.header_seconds", http.header_seconds, 1..=600, usual.header_seconds)?;
+    let (header, usual_header) = (http.header_bytes_max, usual.header_bytes_max);
+    // An L402 credential has some 600 bytes; what browsers send beside it is larger.
+    between("http.header_bytes_max", header, 8_192..=1 << 20, usual_header)?;
+    between("http.stall_seconds", http.stall_seconds, 5..=3_600, usual.stall_seconds)?;
+    at_least("http.body_bytes_max", http.body_bytes_max, 16 << 20, usual.body_bytes_max)?;
     if http.listen.ip().is_loopback() || !http.trusted_proxies.is_empty() {
         return Ok(());
     }
@@ -98,6 +109,16 @@ fn check_payment(payment: &paywall::Options) -> Result<(), String> {
     let (replay, usual_replay) = (replay_seconds, usual.replay_seconds);
     between("payment.replay_seconds", replay, 1..=redeem_seconds, usual_replay)?;
     at_least("payment.sessions_max", sessions_max, 1, usual.sessions_max)?;
+    for (key, value, usual) in [
+        ("unpaid_max", usize::try_from(payment.unpaid_max).unwrap_or(usize::MAX), 200_000),
+        ("sessions_per_client_max", payment.sessions_per_client_max, usual.sessions_per_client_max),
+        ("streams_max", payment.streams_max, usual.streams_max),
+        ("streams_per_client_max", payment.streams_per_client_max, usual.streams_per_client_max),
+        ("held_max", payment.held_max, usual.held_max),
+        ("held_per_client_max", payment.held_per_client_max, usual.held_per_client_max),
+    ] {
+        at_least(&format!("payment.{key}"), value, 1, usual)?;
+    }
     at_least("payment.session_seconds", session_seconds, 60, usual.session_seconds)
 }
 
@@ -201,9 +222,21 @@ mod tests {
 
     #[test]
     fn a_value_out_of_bounds_is_named_with_the_mend() {
-        let wrong: [(&str, Change); 30] = [
+        let wrong: [(&str, Change); 42] = [
             ("log.filter", |c| c.log.filter = "sluice=loud".into()),
             ("http.listen", |c| c.http.listen = ([0, 0, 0, 0], 80).into()),
+            ("http.connections_max", |c| c.http.connections_max = 0),
+            ("http.connections_per_client_max", |c| c.http.connections_per_client_max = 0),
+            ("http.header_seconds", |c| c.http.header_seconds = 0),
+            ("http.header_bytes_max", |c| c.http.header_bytes_max = 8_191),
+            ("http.stall_seconds", |c| c.http.stall_seconds = 4),
+            ("http.body_bytes_max", |c| c.http.body_bytes_max = 1 << 20),
+            ("payment.unpaid_max", |c| c.payment.unpaid_max = 0),
+            ("payment.sessions_per_client_max", |c| c.payment.sessions_per_client_max = 0),
+            ("payment.streams_max", |c| c.payment.streams_max = 0),
+            ("payment.streams_per_client_max", |c| c.payment.streams_per_client_max = 0),
+            ("payment.held_max", |c| c.payment.held_max = 0),
+            ("payment.held_per_client_max", |c| c.payment.held_per_client_max = 0),
             ("payment.granularity_msat", |c| c.payment.granularity_msat = 0),
             ("payment.fee_ppm", |c| c.payment.fee_ppm = 1_000_001),
             ("payment.invoice_expiry_seconds", |c| c.payment.invoice_expiry_seconds = 29),

@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::domain::amount::AmountError;
 use crate::domain::id::IdError;
 use crate::paywall::Challenge;
+use crate::paywall::egress::UsedUp;
+use crate::runtime::slots::Full;
 use crate::store::Invoice;
 use crate::{library, lightning, paywall, store};
 
@@ -74,6 +76,46 @@ impl Problem {
     pub fn no_pages() -> Self {
         let detail = "The pages are not in this build: run `make web`, then build again.";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_pages", detail)
+            .retry(Duration::from_secs(60))
+    }
+
+    /// 429 or 503 for a connection too many.
+    pub fn crowded(full: Full) -> Self {
+        let after = Duration::from_secs(5);
+        match full {
+            Full::ForKey => {
+                let detail = "This address has too many connections open. Close some first.";
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail).retry(after)
+            }
+            Full::InAll => Self::busy(),
+        }
+    }
+
+    /// 503: there is no room for this now.
+    pub fn busy() -> Self {
+        let detail = "The server has too much to do now. What is paid stays good; try again soon.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry(Duration::from_secs(5))
+    }
+
+    /// 408: a document did not come in time.
+    pub fn too_slow() -> Self {
+        let detail = "The document took too long to arrive. Send it again.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail)
+    }
+
+    /// 429: what was paid was fetched often enough.
+    pub fn fetched(used_up: UsedUp) -> Self {
+        let detail = "This segment was fetched several times already. Nothing was charged; wait, then ask again.";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "egress", detail).retry(used_up.retry_after)
+    }
+
+    /// 410: the title was removed, and this payment was not used.
+    pub fn gone(credit: u64) -> Self {
+        let detail = "The title was removed before you watched what you paid. Ask the server's operator \
+                      for a refund and show this credential.";
+        let mut problem = Self::new(StatusCode::GONE, "gone", detail);
+        problem.more = object(json!({ "credit_msat": credit }));
+        problem
     }
 
     /// 416 for a range outside of a body of this length.
@@ -262,7 +304,7 @@ impl From<paywall::Error> for Problem {
         };
         match error {
             Error::TooMany { retry_after } => {
-                let detail = "Too many invoices were asked for. Slow down.";
+                let detail = "Too many invoices were asked for, or too many are unpaid. Slow down.";
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many", detail).retry(retry_after)
             }
             Error::NoInbound => {
@@ -278,6 +320,12 @@ impl From<paywall::Error> for Problem {
             Error::Mint(_) => {
                 tracing::error!(%error, "no invoice");
                 unavailable("no_invoice", "The server's Lightning node is not ready.", 5)
+            }
+            Error::Crowded(_) => Self::busy(),
+            Error::NoReceipt => {
+                let detail = "This receipt is not one of this session, or the preimage is not its \
+                              payment's. Send both as the server and the wallet gave them.";
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "no_receipt", detail)
             }
             Error::Store(error) => error.into(),
             Error::Amount(error) => Self::internal(&error),

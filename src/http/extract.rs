@@ -2,19 +2,23 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use serde::de::DeserializeOwned;
 
-use super::App;
 use super::error::Problem;
 use super::range::{Range, Unsatisfiable};
+use super::{App, client_of};
 use crate::domain::id::{CreatorId, IdError};
 use crate::paywall::Client;
 use crate::paywall::token::{Presented, parse_all};
 use crate::store::Role;
+
+/// A document is small; who takes longer to send it holds a connection for nothing.
+const DOCUMENT_WITHIN: Duration = Duration::from_secs(20);
 
 /// Who calls, if a key says so.
 pub struct Caller(pub Option<Role>);
@@ -88,9 +92,8 @@ impl FromRequestParts<App> for From {
             let value = parts.headers.get_all("x-forwarded-for").iter().next_back()?;
             value.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok()
         };
-        let trusted = app.options.trusted_proxies.contains(&peer.to_canonical());
-        let address = if trusted { forwarded().unwrap_or(peer) } else { peer };
-        Ok(Self(address.into()))
+        let client = client_of(peer, &app.options);
+        Ok(Self(client.unwrap_or_else(|| forwarded().unwrap_or(peer).into())))
     }
 }
 
@@ -101,7 +104,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Document<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let parsed = axum::Json::<T>::from_request(request, app).await;
+        let parsed = axum::Json::<T>::from_request(request, app);
+        let parsed = tokio::time::timeout(DOCUMENT_WITHIN, parsed).await;
+        let parsed = parsed.map_err(|_| Problem::too_slow())?;
         parsed.map(|json| Self(json.0)).map_err(|error| Problem::malformed(error.body_text()))
     }
 }

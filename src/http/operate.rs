@@ -4,12 +4,15 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::App;
 use super::error::Answer;
-use super::extract::Caller;
-use crate::lightning::NodeInfo;
+use super::extract::{Caller, Query};
+use crate::domain::id::PaymentHash;
+use crate::lightning::{Channel, NodeInfo};
+use crate::store::Unclaimed;
 
 /// The media type of the OpenMetrics text format.
 const OPEN_METRICS: HeaderValue =
@@ -49,7 +52,44 @@ pub async fn ready(State(app): State<App>) -> Response {
     (status, Json(readiness)).into_response()
 }
 
+/// Rows of one page.
+const PAGE: usize = 100;
+
+/// `GET /api/v1/ledger/unclaimed`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    cursor: Option<PaymentHash>,
+}
+
+#[derive(Serialize)]
+struct UnclaimedPage {
+    unclaimed: Vec<Unclaimed>,
+    next: Option<PaymentHash>,
+}
+
+/// Payments that nobody claimed: to an invoice that is not known any more, beyond what one asked, or sent without one.
+pub async fn unclaimed(State(app): State<App>, caller: Caller, Query(page): Query<Page>) -> Answer {
+    caller.operator()?;
+    let unclaimed = app.statements.unclaimed(page.cursor.as_ref(), PAGE)?;
+    let last = unclaimed.last().map(|of| of.payment_hash);
+    let next = last.filter(|_| unclaimed.len() == PAGE);
+    Ok(Json(UnclaimedPage { unclaimed, next }).into_response())
+}
+
 /// `GET /metrics`: for Prometheus.
 pub async fn metrics(State(app): State<App>) -> Response {
+    app.metrics.kept(app.sessions.open_sessions(), app.statements.unpaid());
+    let info = app.operations.info();
+    let usable: Vec<_> = info.channels.iter().filter(|channel| channel.usable).collect();
+    let sum = |of: fn(&Channel) -> u64| {
+        usable.iter().map(|channel| of(channel)).fold(0_u64, u64::saturating_add)
+    };
+    let sides = [
+        ("inbound", sum(|channel| channel.inbound_msat)),
+        ("outbound", sum(|channel| channel.outbound_msat)),
+        ("pending", sum(|channel| channel.pending_msat.unwrap_or_default())),
+    ];
+    app.metrics.channels(usable.len(), sides);
     ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.text()).into_response()
 }

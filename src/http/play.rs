@@ -4,10 +4,12 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::body::Media;
 use super::error::{Answer, Problem};
 use super::extract::{From, Path, credentials, named, range};
 use super::range::{Range, Unsatisfiable};
@@ -15,9 +17,11 @@ use super::{App, Shared};
 use crate::blobs::Part;
 use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
 use crate::domain::video::SegmentPrice;
-use crate::hls;
-use crate::library::Published;
+use crate::library::{self, Published};
+use crate::paywall::egress::{Bought, Passage};
+use crate::paywall::token::Presented;
 use crate::paywall::{Decision, Offer};
+use crate::{domain, hls};
 
 /// The media type of init segments and segments.
 const MP4: HeaderValue = HeaderValue::from_static("video/mp4");
@@ -52,47 +56,60 @@ pub async fn part(
     headers: HeaderMap,
 ) -> Answer {
     let begun = Instant::now();
-    let version: Version = named(&version)?;
+    let (video, version): (VideoId, Version) = (named(&video)?, named(&version)?);
     let rendition: RenditionName = named(&rendition)?;
     let file = File::parse(&file)?;
-    let published = app.library.published(named(&video)?, Some(version))?;
+    let presented = credentials(&headers);
+    let published = match app.library.published(video, Some(version)) {
+        Err(library::Error::Missing(what)) => return Err(gone(&app, video, &presented, what)?),
+        found => found?,
+    };
     let number = match file {
         File::Playlist => return media_playlist(&published),
-        File::Init => return init(&app, &published, &rendition, &headers).await,
+        File::Init => return init(&app, &published, &rendition, &method, &headers).await,
         File::Segment(number) => number,
     };
-    let presented = credentials(&headers);
     let offer = offer(&app, &published, number)?;
+    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers);
     if method == Method::HEAD {
-        let len = app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
-        return if app.paywall.peek(&offer, &presented)? {
-            Ok(head(len))
-        } else {
-            Err(Problem::unpaid_head())
-        };
+        let len = asked.len().await?;
+        let open = app.paywall.peek(&offer, &presented)?;
+        return if open { Ok(asked.head(len)) } else { Err(Problem::unpaid_head()) };
     }
     // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand. They are read for a
     // credential that is good, and for nothing else.
     let opening = app.paywall.opening(&offer, &presented).await?;
     if opening.is_none() && offer.price.is_some() {
-        app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
+        asked.len().await?;
         return match app.paywall.admit(&offer, None, client)? {
             Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
             Decision::Free | Decision::Granted => Err(Problem::unpaid_head()),
         };
     }
-    let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
-    let range = match range(&headers, bytes.len() as u64) {
-        Ok(range) => range,
-        Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
+    let ready = match asked.ready().await? {
+        Ok(ready) => ready,
+        Err(answer) => return Ok(answer),
     };
+    let bought = opening.as_ref().map(|opening| Bought::Payment(opening.bound.hash));
+    let passage = ready.enter(bought)?;
     match app.paywall.admit(&offer, opening.as_ref(), client)? {
         Decision::Free | Decision::Granted => {
-            app.metrics.served(range.len(), begun.elapsed());
-            Ok(media(bytes, &range))
+            app.metrics.served(begun.elapsed());
+            Ok(ready.media(passage))
         }
         Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
     }
+}
+
+/// What is answered for a title that is not there: where it was removed, who paid and was not served is told.
+fn gone(
+    app: &Shared,
+    video: VideoId,
+    presented: &[Presented],
+    what: &'static str,
+) -> Result<Problem, Problem> {
+    let credit = app.paywall.left_over(video, presented)?;
+    Ok(credit.map_or_else(|| Problem::missing(what), |credit| Problem::gone(credit.get())))
 }
 
 /// What a segment costs now.
@@ -117,12 +134,16 @@ pub async fn init(
     app: &Shared,
     published: &Published,
     rendition: &RenditionName,
+    method: &Method,
     headers: &HeaderMap,
 ) -> Answer {
-    let bytes = app.library.open(published, rendition, Part::Init).await?;
-    Ok(match range(headers, bytes.len() as u64) {
-        Ok(range) => media(bytes, &range),
-        Err(Unsatisfiable) => Problem::bad_range(bytes.len() as u64),
+    let asked = Asked::of(app, published, rendition, Part::Init, headers);
+    if *method == Method::HEAD {
+        return Ok(asked.head(asked.len().await?));
+    }
+    Ok(match asked.ready().await? {
+        Ok(ready) => ready.media(None),
+        Err(answer) => answer,
     })
 }
 
@@ -133,39 +154,149 @@ pub fn playlist(text: String) -> Response {
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, fresh)], text).into_response()
 }
 
-/// Media bytes, or the range of them that was asked for.
-pub fn media(bytes: Bytes, range: &Range) -> Response {
-    let headers = media_headers();
-    match range {
-        Range::Whole { .. } => (headers, Body::from(bytes)).into_response(),
-        Range::Part { first, last, of } => {
-            let (from, to) = (usize::try_from(*first), usize::try_from(last.saturating_add(1)));
-            let part = match (from, to) {
-                (Ok(from), Ok(to)) if to <= bytes.len() => bytes.slice(from..to),
-                _ => bytes,
-            };
-            let mut response =
-                (StatusCode::PARTIAL_CONTENT, headers, Body::from(part)).into_response();
-            if let Ok(value) = HeaderValue::from_str(&format!("bytes {first}-{last}/{of}")) {
-                response.headers_mut().insert(header::CONTENT_RANGE, value);
+/// A part of a rendition that a client asks for, and may have.
+pub struct Asked<'a> {
+    app: &'a Shared,
+    published: &'a Published,
+    rendition: &'a RenditionName,
+    part: Part,
+    headers: &'a HeaderMap,
+    /// Strong: a version's bytes never change (RFC 9110, section 8.8.3).
+    tag: HeaderValue,
+}
+
+impl<'a> Asked<'a> {
+    /// Of a request.
+    pub fn of(
+        app: &'a Shared,
+        published: &'a Published,
+        rendition: &'a RenditionName,
+        part: Part,
+        headers: &'a HeaderMap,
+    ) -> Self {
+        let name = match part {
+            Part::Init => "init".to_owned(),
+            Part::Segment(number) => number.to_string(),
+        };
+        let tag = format!("\"{}-{rendition}-{name}\"", published.media.version);
+        let tag = HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""));
+        Self { app, published, rendition, part, headers, tag }
+    }
+
+    /// Its length.
+    ///
+    /// # Errors
+    /// 404 where it is not there.
+    pub async fn len(&self) -> Result<u64, Problem> {
+        Ok(self.app.library.part_len(self.published, self.rendition, self.part).await?)
+    }
+
+    /// What `HEAD` answers: what `GET` would, without the body.
+    pub fn head(&self, len: u64) -> Response {
+        let length = [(header::CONTENT_LENGTH, HeaderValue::from(len))];
+        (media_headers(&self.tag), length, Body::empty()).into_response()
+    }
+
+    /// The bytes, in hand, before anything is charged; or an answer that needs none and charges nothing: 304 and 416.
+    ///
+    /// # Errors
+    /// 404 where they are not there, 503 where they cannot be read now.
+    pub async fn ready(&self) -> Result<Result<Ready<'_>, Response>, Problem> {
+        if self.matches(header::IF_NONE_MATCH) == Some(true) {
+            let headers = media_headers(&self.tag);
+            return Ok(Err((StatusCode::NOT_MODIFIED, headers).into_response()));
+        }
+        let len = self.len().await?;
+        let memory = self.app.memory.take(len).await?;
+        let library = &self.app.library;
+        let bytes = library.open(self.published, self.rendition, self.part).await?;
+        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        // A range of what it was before is no range of this (RFC 9110, section 13.1.5).
+        let range = if self.matches(header::IF_RANGE) == Some(false) {
+            Range::Whole { of: len }
+        } else {
+            match range(self.headers, len) {
+                Ok(range) => range,
+                Err(Unsatisfiable) => return Ok(Err(Problem::bad_range(len))),
             }
-            response
+        };
+        Ok(Ok(Ready { asked: self, bytes, range, memory }))
+    }
+
+    /// Whether a condition names what is served now; `None` where there is no such condition.
+    fn matches(&self, condition: HeaderName) -> Option<bool> {
+        let mut values = self.headers.get_all(condition).iter().peekable();
+        values.peek()?;
+        let ours = self.tag.as_bytes();
+        Some(values.any(|value| {
+            let mut tags = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == ours)
+        }))
+    }
+}
+
+/// Bytes in hand, and the range of them that is asked for.
+pub struct Ready<'a> {
+    asked: &'a Asked<'a>,
+    bytes: Bytes,
+    range: Range,
+    memory: OwnedSemaphorePermit,
+}
+
+impl Ready<'_> {
+    /// Counts the response against what was bought.
+    ///
+    /// # Errors
+    /// 429 where it was fetched often enough; nothing is charged then.
+    pub fn enter(&self, bought: Option<Bought>) -> Result<Option<Passage>, Problem> {
+        let Some(bought) = bought else { return Ok(None) };
+        let media = &self.asked.published.media;
+        let entered = self.asked.app.paywall.enter(bought, self.range.len(), largest(media, self));
+        entered.map(Some).map_err(Problem::fetched)
+    }
+
+    /// The answer.
+    pub fn media(self, passage: Option<Passage>) -> Response {
+        let headers = media_headers(&self.asked.tag);
+        let metrics = self.asked.app.metrics.clone();
+        let body = |bytes| Media::new(bytes, metrics, passage, self.memory).into_body();
+        match self.range {
+            Range::Whole { .. } => (headers, body(self.bytes)).into_response(),
+            Range::Part { first, last, of } => {
+                let (from, to) = (usize::try_from(first), usize::try_from(last.saturating_add(1)));
+                let part = match (from, to) {
+                    (Ok(from), Ok(to)) if to <= self.bytes.len() => self.bytes.slice(from..to),
+                    _ => self.bytes,
+                };
+                let mut response =
+                    (StatusCode::PARTIAL_CONTENT, headers, body(part)).into_response();
+                if let Ok(value) = HeaderValue::from_str(&format!("bytes {first}-{last}/{of}")) {
+                    response.headers_mut().insert(header::CONTENT_RANGE, value);
+                }
+                response
+            }
         }
     }
 }
 
-/// What `HEAD` answers for media that is paid or free: what `GET` would, without the body.
-pub fn head(len: u64) -> Response {
-    let length = [(header::CONTENT_LENGTH, HeaderValue::from(len))];
-    (media_headers(), length, Body::empty()).into_response()
+/// What the segment has in its largest rendition at most: the bit rate that the playlist names is the highest of any segment.
+fn largest(media: &domain::video::Media, ready: &Ready<'_>) -> u64 {
+    let span = match ready.asked.part {
+        Part::Segment(number) => media.timeline.span(number),
+        Part::Init => None,
+    };
+    let ms = span.map_or(0, |(start, end)| end.since(start).millis());
+    let bits = media.renditions.iter().map(|of| of.bandwidth).max().unwrap_or_default();
+    bits.saturating_mul(ms).div_ceil(8_000)
 }
 
-fn media_headers() -> [(header::HeaderName, HeaderValue); 4] {
+fn media_headers(tag: &HeaderValue) -> [(HeaderName, HeaderValue); 5] {
     [
         (header::CONTENT_TYPE, MP4),
         (header::CACHE_CONTROL, PRIVATE),
         (header::VARY, HeaderValue::from_static("Authorization")),
         (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (header::ETAG, tag.clone()),
     ]
 }
 

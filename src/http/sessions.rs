@@ -11,15 +11,17 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
-use super::extract::{Document, From, Path, named, range};
-use super::play::{File, head, init, media, media_playlist, playlist};
-use super::range::Unsatisfiable;
+use super::extract::{Document, From, Path, Query, named};
+use super::play::{Asked, File, init, media_playlist, playlist};
 use super::{App, Shared, event_stream};
 use crate::blobs::Part;
 use crate::domain::amount::Msat;
-use crate::domain::id::{NodeId, PaymentHash, RenditionName, SegmentNumber, SessionId, VideoId};
+use crate::domain::id::{
+    NodeId, PaymentHash, Preimage, RenditionName, SegmentNumber, SessionId, VideoId,
+};
 use crate::hls;
-use crate::library::Published;
+use crate::library::{self, Published};
+use crate::paywall::egress::Bought;
 use crate::paywall::session::{Followed, Follower, Numbered, Play, Stage, Status, Wish};
 use crate::paywall::token::{SessionKind, SessionToken};
 
@@ -88,6 +90,7 @@ pub async fn multivariant(State(app): State<App>, Path(play): Path<String>) -> A
 pub async fn part(
     State(app): State<App>,
     Path((play, rendition, file)): Path<(String, String, String)>,
+    From(client): From,
     method: Method,
     headers: HeaderMap,
 ) -> Answer {
@@ -96,30 +99,32 @@ pub async fn part(
     let rendition: RenditionName = named(&rendition)?;
     let number = match File::parse(&file)? {
         File::Playlist => return media_playlist(&published),
-        File::Init => return init(&app, &published, &rendition, &headers).await,
+        File::Init => return init(&app, &published, &rendition, &method, &headers).await,
         File::Segment(number) => number,
     };
+    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers);
+    // What is not there is not invoiced.
+    let len = asked.len().await?;
     if method == Method::HEAD {
         // A session's segment is charged and held on GET alone.
-        let part = Part::Segment(number);
-        return Ok(head(app.library.part_len(&published, &rendition, part).await?));
+        return Ok(asked.head(len));
     }
-    // What is not there is not invoiced.
-    app.library.part_len(&published, &rendition, Part::Segment(number)).await?;
     loop {
-        if let Play::Owed { invoice, amount } =
-            app.sessions.wait(&session, stage(&published), number).await?
-        {
-            return Err(Problem::session_unpaid(amount.get(), invoice.as_deref()));
-        }
-        let bytes = app.library.open(&published, &rendition, Part::Segment(number)).await?;
-        let range = match range(&headers, bytes.len() as u64) {
-            Ok(range) => range,
-            Err(Unsatisfiable) => return Ok(Problem::bad_range(bytes.len() as u64)),
+        let bought = match app.sessions.wait(&session, stage(&published), number, client).await? {
+            Play::Owed { invoice, amount } => {
+                return Err(Problem::session_unpaid(amount.get(), invoice.as_deref()));
+            }
+            Play::Free => None,
+            Play::Granted => Some(Bought::InSession(session.id, number)),
         };
+        let ready = match asked.ready().await? {
+            Ok(ready) => ready,
+            Err(answer) => return Ok(answer),
+        };
+        let passage = ready.enter(bought)?;
         if app.sessions.take(&session, stage(&published), number)? {
-            app.metrics.served(range.len(), begun.elapsed());
-            return Ok(media(bytes, &range));
+            app.metrics.served(begun.elapsed());
+            return Ok(ready.media(passage));
         }
     }
 }
@@ -172,6 +177,27 @@ pub async fn change(
     Ok(Json(Changed { status: app.sessions.status(&session)?, playlist }).into_response())
 }
 
+/// `POST /api/v1/sessions/{control}/claims`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    receipt: String,
+    preimage: Preimage,
+}
+
+/// Restores credit that a server lost from its own signed receipt and the proof of payment; what was booked already is not booked again.
+pub async fn claim(
+    State(app): State<App>,
+    Path(control): Path<String>,
+    From(client): From,
+    Document(claim): Document<Claim>,
+) -> Answer {
+    let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    let Claim { receipt, preimage } = claim;
+    app.sessions.claim(&session, stage(&published), &receipt, &preimage, client).await?;
+    Ok(Json(app.sessions.status(&session)?).into_response())
+}
+
 /// `DELETE /api/v1/sessions/{control}`
 pub async fn end(State(app): State<App>, Path(control): Path<String>) -> Answer<StatusCode> {
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
@@ -179,15 +205,24 @@ pub async fn end(State(app): State<App>, Path(control): Path<String>) -> Answer<
     Ok(StatusCode::NO_CONTENT)
 }
 
+/// What a page says that opens its stream anew: a browser sends the header only where it connects again by itself.
+#[derive(Deserialize)]
+pub struct Since {
+    last_event_id: Option<String>,
+}
+
 /// `GET /api/v1/sessions/{control}/invoices`: server-sent events.
 pub async fn invoices(
     State(app): State<App>,
     Path(control): Path<String>,
+    From(client): From,
+    Query(since): Query<Since>,
     headers: HeaderMap,
 ) -> Answer {
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let (missed, follower) = app.sessions.follow(&session, stage(&published), last)?;
+    let last = last.or(since.last_event_id.as_deref());
+    let (missed, follower) = app.sessions.follow(&session, stage(&published), last, client)?;
     let follow = Follow { app, session, published, missed: missed.into_iter(), follower };
     Ok(event_stream(stream::unfold(follow, |mut follow| async move {
         let numbered = follow.next().await?;
@@ -235,13 +270,18 @@ fn stage(published: &Published) -> Stage<'_> {
     Stage { media: &published.media, split: published.split }
 }
 
-/// The session of a key, and the version that it is pinned to.
+/// The session of a key, and the version that it is pinned to; 410 where that was removed and credit is left.
 fn opened(
     app: &Shared,
     kind: SessionKind,
     key: &str,
 ) -> Result<(SessionToken, Published), Problem> {
     let session = app.sessions.session(kind, key)?;
-    let published = app.library.published(session.video, Some(session.version))?;
-    Ok((session, published))
+    match app.library.published(session.video, Some(session.version)) {
+        Err(library::Error::Missing(what)) => {
+            let credit = app.sessions.status(&session)?.credit_msat;
+            Err(if credit.is_zero() { Problem::missing(what) } else { Problem::gone(credit.get()) })
+        }
+        found => Ok((session, found?)),
+    }
 }

@@ -1,12 +1,15 @@
 //! Titles and their sources.
 
+use std::io;
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::Event as Sse;
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
@@ -176,7 +179,16 @@ pub async fn source(
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse().ok());
-    let stream = body.into_data_stream();
+    // A sender that pauses for long holds a title and a connection: it may begin again.
+    let pause = Duration::from_secs(app.options.stall_seconds);
+    let stream = stream::unfold(body.into_data_stream(), move |mut body| async move {
+        let piece = match tokio::time::timeout(pause, body.next()).await {
+            Ok(piece) => piece?.map_err(io::Error::other),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        Some((piece, body))
+    });
+    let stream = Box::pin(stream);
     let video = app.library.receive(named(&id)?, caller.known()?, announced, stream).await?;
     Ok((StatusCode::ACCEPTED, Json(shown(&app, video)?)).into_response())
 }

@@ -8,23 +8,25 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde::Serialize;
-
-use super::token::{SessionKind, SessionToken};
+use super::token::{Keys, SessionKind, SessionToken};
 use super::{Client, Error, Paywall, Wake};
 use crate::domain::amount::Msat;
-use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
+use crate::domain::id::{SegmentNumber, SegmentRef, SessionId};
 use crate::domain::ledger::Split;
 use crate::domain::session::{Ask, View, Window};
 use crate::domain::video::{Media, Terms};
+use crate::runtime::slots::{Full, Slot, Slots};
 use crate::runtime::{lock, new_uuid};
-use crate::store::{Draw, Invoice, Purpose, SessionRecord};
+use crate::store::{Draw, Invoice, Purpose};
 
+mod claim;
+mod control;
 mod stream;
 mod terms;
 
+pub use control::Status;
 pub use stream::{Event, Followed, Follower, Numbered, What};
-use stream::{Live, Streams, announce, idlest, is_open, planned};
+use stream::{Live, Streams, announce, is_open, planned};
 pub use terms::terms;
 use terms::{new_record, price};
 
@@ -41,6 +43,8 @@ const BUNDLE_MAX: u8 = 60;
 const UNPAID_MAX: usize = 128;
 /// Wallets that follow one session at once; a further one takes the place of the oldest, whose connection may be long dead.
 const FOLLOWERS_MAX: usize = 4;
+/// Who has too many sessions, streams or held requests may ask again after this.
+const CROWDED: Duration = Duration::from_secs(10);
 /// A held request looks this often without being rung.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A session that nobody touched for so long leaves the memory; what is stored stays.
@@ -72,29 +76,12 @@ pub struct Opened {
     pub first_paid: Option<SegmentNumber>,
 }
 
-/// Where a session stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Status {
-    /// The segment that plays next.
-    pub position: SegmentNumber,
-    /// Invoices paid.
-    pub paid: usize,
-    /// Segments served.
-    pub served: usize,
-    /// Paid and not drawn.
-    pub credit_msat: Msat,
-    /// Drawn so far.
-    pub spent_msat: Msat,
-    /// The payer has paused it.
-    pub paused: bool,
-    /// No further invoices.
-    pub ended: bool,
-}
-
 /// The answer to a player.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Play {
-    /// Free, or drawn just now or before.
+    /// Preview, or a free title.
+    Free,
+    /// Paid, and drawn before or to be drawn now.
     Granted,
     /// Held for as long as it bears, and not paid.
     Owed {
@@ -118,6 +105,9 @@ pub struct Stage<'a> {
 pub struct SessionGate {
     paywall: Arc<Paywall>,
     streams: Streams,
+    /// Wallets that follow a session, and players' requests that wait.
+    followers: Slots<Client>,
+    held: Slots<Client>,
     /// Held while a session's record is changed.
     changes: Mutex<()>,
     boot: u64,
@@ -126,7 +116,11 @@ pub struct SessionGate {
 impl SessionGate {
     /// Over a gate.
     pub fn new(paywall: Arc<Paywall>, boot: u64) -> Self {
-        Self { paywall, streams: Streams::default(), changes: Mutex::default(), boot }
+        let options = &paywall.parts.options;
+        let streams = Streams::new(options.sessions_max, options.sessions_per_client_max);
+        let followers = Slots::new(options.streams_max, options.streams_per_client_max);
+        let held = Slots::new(options.held_max, options.held_per_client_max);
+        Self { paywall, streams, followers, held, changes: Mutex::default(), boot }
     }
 
     /// Begins a session for a version under the terms of now. Nothing is stored.
@@ -195,22 +189,26 @@ impl SessionGate {
         session: &SessionToken,
         stage: Stage<'_>,
         number: SegmentNumber,
+        client: Client,
     ) -> Result<Play, Error> {
-        let Some(amount) = price(session, stage, number)? else { return Ok(Play::Granted) };
+        let Some(amount) = price(session, stage, number)? else { return Ok(Play::Free) };
         let store = &self.paywall.parts.store;
         let mut listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         let hold = Duration::from_millis(u64::from(session.hold_ms));
         let deadline = tokio::time::Instant::now() + hold;
-        let mut held = None;
+        let (mut held, mut waits) = (None, true);
         loop {
             if store.covers(session.id, number, amount)? {
                 return Ok(Play::Granted);
             }
             // Looked at after the credit: what is paid plays, also where there is no room for another session.
-            let live = self.live(session)?;
+            let live = self.live(session, Some(client))?;
             if held.is_none() {
+                let place = self.place(&self.held, session, client, "hold")?;
+                held = Some((place, self.paywall.parts.metrics.hold()));
                 // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
                 self.note(&live, number, false);
+                waits = false;
             }
             // Where an invoice is open for this segment its payment may be on its way: that none can be minted beside it ends nothing.
             if let Err(error) = self.refresh(session, stage, &live)
@@ -218,8 +216,7 @@ impl SessionGate {
             {
                 return Err(error);
             }
-            if held.is_none() {
-                held = Some(self.paywall.parts.metrics.hold());
+            if !std::mem::replace(&mut waits, true) {
                 lock(&live).tell(Event::Segment { what: What::Waiting, segment: number });
             }
             drop(live);
@@ -265,7 +262,7 @@ impl SessionGate {
             },
         };
         // Without room for the session nobody can follow it either, and what is paid plays all the same.
-        if first && let Ok(live) = self.live(session) {
+        if first && let Ok(live) = self.live(session, None) {
             self.note(&live, number, true);
             // The next invoices. That none can be made now must not keep from the viewer what is paid.
             if let Err(error) = self.refresh(session, stage, &live) {
@@ -280,7 +277,7 @@ impl SessionGate {
     /// # Errors
     /// [`Error`] where nothing can be minted or the store fails.
     pub fn look(&self, session: &SessionToken, stage: Stage<'_>) -> Result<(), Error> {
-        let live = self.live(session)?;
+        let live = self.live(session, None)?;
         self.refresh(session, stage, &live)
     }
 
@@ -293,9 +290,12 @@ impl SessionGate {
         session: &SessionToken,
         stage: Stage<'_>,
         last: Option<&str>,
+        client: Client,
     ) -> Result<(Vec<Numbered>, Follower), Error> {
         let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
-        let live = self.live(session)?;
+        let slot = self.place(&self.followers, session, client, "stream")?;
+        let counted = self.paywall.parts.metrics.stream();
+        let live = self.live(session, Some(client))?;
         // A minting error is the players' concern; a wallet can still follow.
         if let Err(error) = self.refresh(session, stage, &live) {
             tracing::debug!(%error, "nothing minted for a session");
@@ -328,7 +328,7 @@ impl SessionGate {
                     is_open(invoice, now) && !guard.failed.contains(&invoice.hash)
                 });
                 let mut told: Vec<Numbered> = open
-                    .filter_map(|invoice| announce(invoice, &stage.media.timeline))
+                    .filter_map(|invoice| announce(invoice, &stage.media.timeline, self.keys()))
                     .map(|event| Numbered { id: None, event })
                     .collect();
                 if let Some(last) = told.last_mut() {
@@ -338,7 +338,7 @@ impl SessionGate {
             }
         };
         drop(guard);
-        Ok((missed, Follower { events, listener, place }))
+        Ok((missed, Follower { events, listener, place, _counted: (slot, counted) }))
     }
 
     /// Names an event.
@@ -346,115 +346,60 @@ impl SessionGate {
         Numbered { id: Some(format!("{}-{n}", self.boot)), event }
     }
 
-    /// Where a session stands.
-    ///
-    /// # Errors
-    /// [`Error::Store`] where the store fails.
-    pub fn status(&self, session: &SessionToken) -> Result<Status, Error> {
-        // Asked for without taking room: who only asks costs nothing.
-        let known = lock(&self.streams.0).get(&session.id).cloned();
-        let live = match known {
-            Some(live) => live,
-            None => Arc::new(Mutex::new(self.made_anew(session)?)),
-        };
-        let state = self.paywall.parts.store.session(session.id)?;
-        let guard = lock(&live);
-        Ok(Status {
-            position: guard.window.playhead(),
-            paid: state.as_ref().map_or(0, |state| state.paid),
-            served: state.as_ref().map_or(0, |state| state.served.len()),
-            credit_msat: state.as_ref().map_or(Msat::ZERO, |state| state.credit),
-            spent_msat: state.as_ref().map_or(Msat::ZERO, |state| state.spent),
-            paused: guard.paused,
-            ended: state.is_some_and(|state| state.record.ended),
+    /// Drops sessions that nobody touched for a while from memory.
+    pub fn forget_idle(&self) {
+        self.streams.forget_idle(self.paywall.parts.clock.now_ms(), IDLE_MS);
+    }
+
+    /// How many sessions are in memory.
+    pub fn open_sessions(&self) -> usize {
+        self.streams.len()
+    }
+
+    /// A place among those of which there are so many; who has paid in this session before finds one first.
+    fn place(
+        &self,
+        slots: &Slots<Client>,
+        session: &SessionToken,
+        client: Client,
+        what: &'static str,
+    ) -> Result<Slot<Client>, Error> {
+        let paid = self.paywall.parts.store.has_paid(session.id)?;
+        slots.take(Some(client), paid).map_err(|full| {
+            self.paywall.parts.metrics.refused(what);
+            match full {
+                Full::ForKey => Error::TooMany { retry_after: CROWDED },
+                Full::InAll => Error::Crowded(what),
+            }
         })
     }
 
-    /// The payer pauses or resumes.
-    ///
-    /// # Errors
-    /// [`Error`] where there is no room for the session.
-    pub fn pause(&self, session: &SessionToken, paused: bool) -> Result<(), Error> {
-        let live = self.live(session)?;
-        lock(&live).paused = paused;
-        self.paywall.parts.bells.ring(&Wake::Session(session.id));
-        Ok(())
-    }
-
-    /// The payer's payment of an invoice failed for good: another may take its place. Of what is not an open invoice of this session nothing
-    /// is noted.
-    ///
-    /// # Errors
-    /// [`Error`] where there is no room for the session or the store fails.
-    pub fn report_failed(&self, session: &SessionToken, hash: PaymentHash) -> Result<(), Error> {
-        let now = self.paywall.parts.clock.now_s();
-        let stored = self.paywall.parts.store.session(session.id)?;
-        let open = |invoice: &Invoice| invoice.hash == hash && is_open(invoice, now);
-        if !stored.is_some_and(|state| state.invoices.iter().any(open)) {
-            return Ok(());
-        }
-        let live = self.live(session)?;
-        lock(&live).failed.insert(hash);
-        self.paywall.parts.bells.ring(&Wake::Session(session.id));
-        Ok(())
-    }
-
-    /// A new play key; the old ones open nothing from now on.
-    ///
-    /// # Errors
-    /// [`Error::Store`] where the store fails.
-    pub fn rotate(&self, session: &SessionToken, split: Split) -> Result<String, Error> {
-        let record = self.change(session, split, |record| {
-            record.generation = record.generation.saturating_add(1);
-        })?;
-        let rotated = SessionToken { generation: record.generation, ..*session };
-        Ok(self.paywall.parts.keys.issue_session(SessionKind::Play, &rotated))
-    }
-
-    /// Ends a session: no further invoice; what is paid still plays.
-    ///
-    /// # Errors
-    /// [`Error::Store`] where the store fails.
-    pub fn end(&self, session: &SessionToken, split: Split) -> Result<(), Error> {
-        self.change(session, split, |record| record.ended = true)?;
-        let live = self.live(session)?;
-        lock(&live).tell(Event::End {});
-        Ok(())
-    }
-
-    /// Drops sessions that nobody touched for a while from memory.
-    pub fn forget_idle(&self) {
-        let now = self.paywall.parts.clock.now_ms();
-        lock(&self.streams.0).retain(|_, live| {
-            // One that is locked is in use.
-            let in_use = Arc::strong_count(live) > 1;
-            in_use
-                || live.try_lock().map_or(true, |live| {
-                    let idle = now.saturating_sub(live.touched_ms) >= IDLE_MS;
-                    live.events.receiver_count() > 0 || !idle
-                })
-        });
+    fn keys(&self) -> &Keys {
+        &self.paywall.parts.keys
     }
 
     /// What is in memory of a session, made from what is stored where it is not there.
-    fn live(&self, session: &SessionToken) -> Result<Arc<Mutex<Live>>, Error> {
+    fn live(
+        &self,
+        session: &SessionToken,
+        client: Option<Client>,
+    ) -> Result<Arc<Mutex<Live>>, Error> {
         let parts = &self.paywall.parts;
         let now = parts.clock.now_ms();
-        let known = lock(&self.streams.0).get(&session.id).cloned();
-        if let Some(live) = known {
+        if let Some(live) = self.streams.get(session.id) {
             // Outside of the lock for all: one session's work must not hold up the others.
             lock(&live).touched_ms = now;
             return Ok(live);
         }
-        let live = Arc::new(Mutex::new(self.made_anew(session)?));
-        let mut streams = lock(&self.streams.0);
-        if streams.len() >= parts.options.sessions_max && !streams.contains_key(&session.id) {
-            // Who takes no part makes room: what is stored makes a session anew.
-            let idle = idlest(&streams);
-            let gone = idle.and_then(|id| streams.remove(&id));
-            gone.ok_or(Error::TooMany { retry_after: Duration::from_secs(30) })?;
-        }
-        Ok(Arc::clone(streams.entry(session.id).or_insert(live)))
+        let paid = parts.store.has_paid(session.id)?;
+        let live = self.made_anew(session)?;
+        self.streams.insert(session.id, live, client, paid).map_err(|full| {
+            parts.metrics.refused("session");
+            match full {
+                Full::ForKey => Error::TooMany { retry_after: CROWDED },
+                Full::InAll => Error::Crowded("session"),
+            }
+        })
     }
 
     /// What is in memory of a session, from what is stored.
@@ -516,7 +461,7 @@ impl SessionGate {
         let mut live = lock(live);
         let stored = parts.store.session(session.id)?;
         let unpaid = stored.as_ref().map(|state| state.invoices.as_slice()).unwrap_or_default();
-        live.announce_changes(unpaid, timeline, |hash| parts.store.invoice(hash))?;
+        live.announce_changes(unpaid, timeline, &parts.keys, |hash| parts.store.invoice(hash))?;
         let ended = stored.as_ref().is_some_and(|state| state.record.ended);
         if live.paused || ended {
             return Ok(());
@@ -548,29 +493,17 @@ impl SessionGate {
         )?;
         // A wallet that reports one failure after the other must not fill the disk.
         for due in due.into_iter().take(UNPAID_MAX.saturating_sub(open_ones)) {
-            self.paywall.limit_in_all()?;
+            // Who has paid here before is served first, and bounded by the window alone.
+            if stored.as_ref().is_none_or(|state| state.paid == 0) {
+                self.paywall.limit_in_all()?;
+            }
             let minted = self.paywall.mint(due.amount)?;
             let purpose = Purpose::Session { session: session.id, segments: due.segments };
             let invoice = self.paywall.invoice(&minted, due.amount, purpose, stage.split);
             parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;
             parts.metrics.challenge();
-            live.announce(&invoice, timeline);
+            live.announce(&invoice, timeline, &parts.keys);
         }
         Ok(())
-    }
-
-    /// Changes what is stored of a session; one change at a time, so that none undoes another.
-    fn change(
-        &self,
-        session: &SessionToken,
-        split: Split,
-        change: impl FnOnce(&mut SessionRecord),
-    ) -> Result<SessionRecord, Error> {
-        let _guard = lock(&self.changes);
-        let stored = self.paywall.parts.store.session(session.id)?;
-        let mut record = stored.map_or_else(|| new_record(session, split), |state| state.record);
-        change(&mut record);
-        self.paywall.parts.store.put_session(&record)?;
-        Ok(record)
     }
 }

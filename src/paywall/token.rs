@@ -19,6 +19,10 @@ use crate::domain::amount::{Granularity, Msat, Price};
 use crate::domain::id::{PaymentHash, Preimage, SegmentRef, SessionId, Version, VideoId};
 use crate::runtime::random_bytes;
 
+mod receipt;
+
+pub use receipt::Receipt;
+
 /// The macaroon's location, told to clients; it plays no part in the check.
 const LOCATION: &str = "sluice";
 /// A credential of ours has under 300 bytes; a longer one is not ours.

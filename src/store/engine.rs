@@ -1,6 +1,7 @@
 //! Ordered keys and atomic batches: what the verbs of the store are written over.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -30,11 +31,13 @@ pub enum Table {
     Payouts,
     /// Channels that closed and are not booked.
     Channels,
+    /// Payments that nobody claimed, by payment hash.
+    Unclaimed,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Node,
         Self::Catalog,
         Self::Jobs,
@@ -45,6 +48,7 @@ impl Table {
         Self::Balances,
         Self::Payouts,
         Self::Channels,
+        Self::Unclaimed,
     ];
 
     /// Its name on disk.
@@ -60,6 +64,7 @@ impl Table {
             Self::Balances => "balances",
             Self::Payouts => "payouts",
             Self::Channels => "channels",
+            Self::Unclaimed => "unclaimed",
         }
     }
 }
@@ -116,12 +121,36 @@ pub struct Store<E> {
     pub(super) money: Mutex<()>,
     /// The same for creators, titles and jobs, whose writes wait for the disk and must not hold up the money.
     pub(super) catalog: Mutex<()>,
+    /// How many invoices are kept that are not paid: asked for at each challenge, so it is not read from the engine.
+    pub(super) unpaid: AtomicI64,
 }
+
+/// The sum that [`Store::unpaid`] begins with at each start.
+pub(super) const UNPAID: &str = "unpaid";
 
 impl<E: Engine> Store<E> {
     /// Over an engine.
-    pub const fn new(engine: E) -> Self {
-        Self { engine, money: Mutex::new(()), catalog: Mutex::new(()) }
+    pub fn new(engine: E) -> Self {
+        let store = Self {
+            engine,
+            money: Mutex::new(()),
+            catalog: Mutex::new(()),
+            unpaid: AtomicI64::new(0),
+        };
+        // An engine that cannot be read fails at the first verb that matters; the count is a bound, not a balance.
+        let unpaid = store.sum(UNPAID).unwrap_or_default();
+        store.unpaid.store(i64::try_from(unpaid).unwrap_or_default(), Ordering::Relaxed);
+        store
+    }
+
+    /// Writes a batch with which the number of unpaid invoices changes.
+    pub(super) fn write_counted(&self, mut batch: Vec<Op>, change: i64) -> Result<(), Error> {
+        if change != 0 {
+            batch.push(Op::Add(UNPAID.into(), i128::from(change)));
+        }
+        self.engine.write(batch, Durability::Process)?;
+        self.unpaid.fetch_add(change, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(super) fn read<T: DeserializeOwned>(

@@ -1,12 +1,14 @@
 //! The ledger's verbs. Keys: invoices, payments booked and entries by their identity; sums in [`Table::Balances`] under
 //! `account/{account}`, `credit/{session}` and `spent/{session}`.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, Op, Store, Table, decode, decode_sum, put};
 use super::{
     ChannelBooking, Credit, Draw, Durability, Error, Invoice, Ledger, Origin, Progress, Purpose,
-    Redeem, Swept,
+    Redeem, Swept, Unclaimed,
 };
 use crate::domain::amount::{Msat, Share};
 use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
@@ -32,6 +34,9 @@ struct Booked {
     told: u32,
     /// The session whose credit a further payment becomes.
     session: Option<SessionId>,
+    /// What of the total nobody claimed.
+    #[serde(default)]
+    unclaimed: Msat,
 }
 
 impl<E: Engine> Store<E> {
@@ -45,14 +50,14 @@ impl<E: Engine> Store<E> {
         Ok(batch)
     }
 
-    /// Books a payment: `to_credit` to whoever the invoice is for, the rest to nobody.
+    /// Books a payment: `to_credit` to whoever the invoice is for, the rest to nobody. With it the number of unpaid invoices changes.
     fn book(
         &self,
         payment: IncomingPayment,
         received: Msat,
         to_credit: Msat,
         mut booked: Booked,
-        mut batch: Vec<Op>,
+        (mut batch, change): (Vec<Op>, i64),
         now_ms: u64,
     ) -> Result<(), Error> {
         let rest = received.saturating_sub(to_credit);
@@ -63,8 +68,51 @@ impl<E: Engine> Store<E> {
         }
         booked.payments = nth.saturating_add(1);
         booked.total = booked.total.checked_add(received).ok_or_else(overflow)?;
+        if !rest.is_zero() {
+            booked.unclaimed = booked.unclaimed.checked_add(rest).ok_or_else(overflow)?;
+            batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
+        }
         batch.push(put(Table::Booked, payment.hash.as_bytes(), &booked)?);
-        self.engine.write(batch, Durability::Process)
+        self.write_counted(batch, change)
+    }
+
+    /// What was booked as nobody's is the credit of an invoice that is known by now; `None` where there is none, or it is too little.
+    fn claim(
+        &self,
+        hash: &PaymentHash,
+        mut booked: Booked,
+        now_ms: u64,
+    ) -> Result<Option<Invoice>, Error> {
+        let Some(mut invoice) = self.invoice(hash)? else { return Ok(None) };
+        let amount = invoice.amount;
+        if invoice.progress != Progress::Open || booked.unclaimed < amount {
+            return Ok(None);
+        }
+        let session = match invoice.purpose {
+            Purpose::Session { session, .. } => Some(session),
+            Purpose::Segment { .. } => None,
+        };
+        // A session takes all of it as its credit, as it would have at the time.
+        let claimed = if session.is_some() { booked.unclaimed } else { amount };
+        let postings =
+            [(Account::Unclaimed, claimed.signed()), (Account::ViewerCredit, negative(claimed))];
+        let mut batch = self.post(Entry::new(&EntryId::Claim(*hash), now_ms, postings))?;
+        invoice.progress = Progress::Credited { at_ms: now_ms };
+        batch.push(self.put_invoice(&invoice)?);
+        if let Some(session) = session {
+            batch.extend(super::sessions::paid(session, hash)?);
+            batch.push(Op::Add(credit_key(session), claimed.signed()));
+        }
+        booked.session = session;
+        booked.unclaimed = booked.unclaimed.saturating_sub(claimed);
+        batch.push(if booked.unclaimed.is_zero() {
+            Op::Delete(Table::Unclaimed, hash.as_bytes().to_vec())
+        } else {
+            unclaimed(*hash, booked.unclaimed, now_ms)?
+        });
+        batch.push(put(Table::Booked, hash.as_bytes(), &booked)?);
+        self.write_counted(batch, -1)?;
+        Ok(Some(invoice))
     }
 
     fn credit_first(
@@ -77,13 +125,13 @@ impl<E: Engine> Store<E> {
         let booked = Booked { told_boot, told, ..Booked::default() };
         let received = payment.received;
         let Some(mut invoice) = self.invoice(&payment.hash)? else {
-            self.book(payment, received, Msat::ZERO, booked, Vec::new(), now_ms)?;
+            self.book(payment, received, Msat::ZERO, booked, unchanged(), now_ms)?;
             return Ok(Credit::Unclaimed);
         };
         let (session, to_credit) = match invoice.purpose {
             Purpose::Session { session, .. } => (Some(session), received),
             Purpose::Segment { .. } if received < invoice.amount => {
-                self.book(payment, received, Msat::ZERO, booked, Vec::new(), now_ms)?;
+                self.book(payment, received, Msat::ZERO, booked, unchanged(), now_ms)?;
                 return Ok(Credit::Unclaimed);
             }
             Purpose::Segment { .. } => (None, invoice.amount),
@@ -94,7 +142,7 @@ impl<E: Engine> Store<E> {
             batch.extend(super::sessions::paid(session, &invoice.hash)?);
         }
         let booked = Booked { session, ..booked };
-        self.book(payment, received, to_credit, booked, batch, now_ms)?;
+        self.book(payment, received, to_credit, booked, (batch, -1), now_ms)?;
         let excess = received.saturating_sub(invoice.amount);
         Ok(if excess.is_zero() {
             Credit::Applied(invoice)
@@ -112,7 +160,7 @@ impl<E: Engine> Store<E> {
         now_ms: u64,
     ) -> Result<(), Error> {
         let to_credit = if booked.session.is_some() { amount } else { Msat::ZERO };
-        self.book(payment, amount, to_credit, booked, Vec::new(), now_ms)
+        self.book(payment, amount, to_credit, booked, unchanged(), now_ms)
     }
 
     fn has_entry(&self, id: &EntryId) -> Result<bool, Error> {
@@ -188,7 +236,21 @@ impl<E: Engine> Store<E> {
 
 impl<E: Engine> Ledger for Store<E> {
     fn record(&self, invoice: &Invoice) -> Result<(), Error> {
-        self.engine.write(vec![self.put_invoice(invoice)?], Durability::Process)
+        self.write_counted(vec![self.put_invoice(invoice)?], 1)
+    }
+
+    fn unpaid(&self) -> u64 {
+        u64::try_from(self.unpaid.load(Ordering::Relaxed)).unwrap_or_default()
+    }
+
+    fn unclaimed(
+        &self,
+        after: Option<&PaymentHash>,
+        limit: usize,
+    ) -> Result<Vec<Unclaimed>, Error> {
+        let after = after.map(|hash| hash.as_bytes().as_slice());
+        let rows = self.engine.scan(Table::Unclaimed, b"", after, limit)?;
+        rows.iter().map(|(_, value)| decode(value)).collect()
     }
 
     fn invoice(&self, hash: &PaymentHash) -> Result<Option<Invoice>, Error> {
@@ -208,7 +270,10 @@ impl<E: Engine> Ledger for Store<E> {
                 return self.credit_first(payment, Some(payment.boot), now_ms);
             }
             (None, Origin::Proof) => return self.credit_first(payment, None, now_ms),
-            (Some(_), Origin::Proof) => return Ok(Credit::Replayed),
+            (Some(booked), Origin::Proof) => {
+                let claimed = self.claim(&payment.hash, booked, now_ms)?;
+                return Ok(claimed.map_or(Credit::Replayed, Credit::Applied));
+            }
             (Some(booked), Origin::Event { told_before }) => (booked, told_before),
         };
         let last_told = booked.told_boot.replace(payment.boot);
@@ -311,7 +376,8 @@ impl<E: Engine> Ledger for Store<E> {
                 let (batch, one) =
                     self.sweep_one(&invoice, unpaid_before_s, credited_before_ms, now_ms)?;
                 if !batch.is_empty() {
-                    self.engine.write(batch, Durability::Process)?;
+                    let unpaid = invoice.progress == Progress::Open;
+                    self.write_counted(batch, if unpaid { -1 } else { 0 })?;
                 }
                 swept.forgotten = swept.forgotten.saturating_add(one.forgotten);
                 swept.expired = swept.expired.saturating_add(one.expired);
@@ -409,6 +475,16 @@ pub(super) fn credit_key(session: SessionId) -> Vec<u8> {
 
 pub(super) fn spent_key(session: SessionId) -> Vec<u8> {
     format!("spent/{session}").into_bytes()
+}
+
+/// Nothing else is written, and the number of unpaid invoices stays.
+const fn unchanged() -> (Vec<Op>, i64) {
+    (Vec::new(), 0)
+}
+
+fn unclaimed(payment_hash: PaymentHash, amount_msat: Msat, at_ms: u64) -> Result<Op, Error> {
+    let row = Unclaimed { payment_hash, amount_msat, at_ms };
+    put(Table::Unclaimed, payment_hash.as_bytes(), &row)
 }
 
 fn overflow() -> Error {

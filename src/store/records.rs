@@ -161,6 +161,9 @@ pub struct Invoice {
     pub bolt11: Option<String>,
     /// When it expires, in seconds since the Unix epoch.
     pub expires_at: u64,
+    /// When it was made, in milliseconds since the Unix epoch; `None` where that is not known.
+    #[serde(default)]
+    pub minted_ms: Option<u64>,
     /// How far it has come.
     pub progress: Progress,
 }
@@ -213,6 +216,17 @@ pub enum Credit {
     Repeated(Option<SessionId>),
     /// No invoice of ours asked for it, or it is less than was asked; kept as unclaimed.
     Unclaimed,
+}
+
+/// A payment, or a part of one, that nobody claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unclaimed {
+    /// Its payment hash.
+    pub payment_hash: PaymentHash,
+    /// What of it is nobody's.
+    pub amount_msat: Msat,
+    /// When the last of it came, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
 }
 
 /// What a credential opens.

@@ -18,12 +18,16 @@ impl<E: Engine> Sessions for Store<E> {
         if self.engine.get(Table::Sessions, session_key(session.id).as_bytes())?.is_none() {
             batch.push(put(Table::Sessions, session_key(session.id), session)?);
         }
-        self.engine.write(batch, Durability::Process)
+        self.write_counted(batch, 1)
     }
 
     fn covers(&self, id: SessionId, number: SegmentNumber, amount: Msat) -> Result<bool, Error> {
         let served = self.engine.get(Table::Sessions, served_key(id, number).as_bytes())?.is_some();
         Ok(served || self.sum(credit_key(id))? >= amount.signed())
+    }
+
+    fn has_paid(&self, id: SessionId) -> Result<bool, Error> {
+        Ok(self.sum(paid_count_key(id))? > 0)
     }
 
     fn session(&self, id: SessionId) -> Result<Option<SessionState>, Error> {

@@ -210,6 +210,7 @@ pub fn invoice(number: u128, amount: u64) -> Invoice {
         split: split(),
         bolt11: None,
         expires_at: 600,
+        minted_ms: None,
         progress: Progress::Open,
     }
 }

@@ -177,6 +177,7 @@ impl Both {
             split: split(),
             bolt11: None,
             expires_at: 600,
+            minted_ms: None,
             progress: Progress::Open,
         };
         match of {

@@ -11,9 +11,12 @@ use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
 use crate::domain::session::Window;
 use crate::domain::video::Timeline;
-use crate::paywall::Wake;
-use crate::runtime::Listener;
+use crate::paywall::token::{Keys, Receipt};
+use crate::paywall::{Client, Wake};
+use crate::runtime::slots::{Full, Slot, Slots};
+use crate::runtime::{Listener, lock};
 use crate::store::{Invoice, Progress, Purpose};
+use crate::telemetry;
 
 /// Events kept for a wallet that comes back; an older one gets a snapshot.
 const EVENTS_KEPT: usize = 256;
@@ -40,6 +43,8 @@ pub enum Event {
         payment_hash: PaymentHash,
         /// In seconds since the Unix epoch.
         expires_at: u64,
+        /// With the preimage it restores the credit, should the server lose it.
+        receipt: String,
     },
     /// A payment is booked.
     Paid {
@@ -141,9 +146,9 @@ impl Live {
     }
 
     /// Tells an open invoice, once.
-    pub(super) fn announce(&mut self, invoice: &Invoice, timeline: &Timeline) {
+    pub(super) fn announce(&mut self, invoice: &Invoice, timeline: &Timeline, keys: &Keys) {
         if self.announced.insert(invoice.hash)
-            && let Some(event) = announce(invoice, timeline)
+            && let Some(event) = announce(invoice, timeline, keys)
         {
             self.tell(event);
         }
@@ -154,6 +159,7 @@ impl Live {
         &mut self,
         unpaid: &[Invoice],
         timeline: &Timeline,
+        keys: &Keys,
         find: impl Fn(&PaymentHash) -> Result<Option<Invoice>, E>,
     ) -> Result<(), E> {
         let told = self.announced.iter().copied();
@@ -173,7 +179,7 @@ impl Live {
             }
         }
         for invoice in unpaid {
-            self.announce(invoice, timeline);
+            self.announce(invoice, timeline, keys);
         }
         Ok(())
     }
@@ -191,18 +197,83 @@ impl Live {
     }
 }
 
-/// The sessions in memory.
-#[derive(Default)]
-pub(super) struct Streams(pub(super) Mutex<HashMap<SessionId, Arc<Mutex<Live>>>>);
+type Shared = Arc<Mutex<Live>>;
+
+/// The sessions in memory: so many in all, and so many of each client.
+pub(super) struct Streams {
+    of: Mutex<HashMap<SessionId, Held>>,
+    places: Slots<Client>,
+}
+
+/// A session in memory and the place that it takes.
+struct Held {
+    live: Shared,
+    client: Option<Client>,
+    _place: Slot<Client>,
+}
+
+impl Held {
+    /// When it was touched last; `None` where somebody uses it now.
+    fn idle_since(&self) -> Option<u64> {
+        if Arc::strong_count(&self.live) > 1 {
+            return None;
+        }
+        // One that is locked is in use.
+        let live = self.live.try_lock().ok()?;
+        (live.events.receiver_count() == 0).then_some(live.touched_ms)
+    }
+}
+
+impl Streams {
+    pub(super) fn new(max: usize, per_client: usize) -> Self {
+        Self { of: Mutex::default(), places: Slots::new(max, per_client) }
+    }
+
+    pub(super) fn get(&self, id: SessionId) -> Option<Shared> {
+        lock(&self.of).get(&id).map(|held| Arc::clone(&held.live))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        lock(&self.of).len()
+    }
+
+    /// Puts a session into memory, where another request did not meanwhile. Who takes no part makes room: what is stored makes a session anew.
+    pub(super) fn insert(
+        &self,
+        id: SessionId,
+        live: Live,
+        client: Option<Client>,
+        paid: bool,
+    ) -> Result<Shared, Full> {
+        let mut of = lock(&self.of);
+        if let Some(held) = of.get(&id) {
+            return Ok(Arc::clone(&held.live));
+        }
+        let place = match self.places.take(client, paid) {
+            Ok(place) => place,
+            Err(full) => {
+                let whose = |held: &Held| full == Full::InAll || held.client == client;
+                let gone = idlest(of.iter().filter(|(_, held)| whose(held)));
+                of.remove(&gone.ok_or(full)?);
+                self.places.take(client, paid)?
+            }
+        };
+        let live = Arc::new(Mutex::new(live));
+        of.insert(id, Held { live: Arc::clone(&live), client, _place: place });
+        Ok(live)
+    }
+
+    /// Drops those that nobody touched for so long.
+    pub(super) fn forget_idle(&self, now_ms: u64, idle_ms: u64) {
+        lock(&self.of).retain(|_, held| {
+            held.idle_since().is_none_or(|since| now_ms.saturating_sub(since) < idle_ms)
+        });
+    }
+}
 
 /// The session that was touched longest ago, of those that nobody uses now.
-pub(super) fn idlest(streams: &HashMap<SessionId, Arc<Mutex<Live>>>) -> Option<SessionId> {
-    let idle = streams.iter().filter(|(_, live)| Arc::strong_count(live) == 1);
-    let touched = idle.filter_map(|(id, live)| {
-        // One that is locked is in use.
-        let live = live.try_lock().ok()?;
-        (live.events.receiver_count() == 0).then_some((live.touched_ms, *id))
-    });
+fn idlest<'a>(held: impl Iterator<Item = (&'a SessionId, &'a Held)>) -> Option<SessionId> {
+    let touched = held.filter_map(|(id, held)| Some((held.idle_since()?, *id)));
     touched.min_by_key(|(touched_ms, _)| *touched_ms).map(|(_, id)| id)
 }
 
@@ -212,6 +283,7 @@ pub struct Follower {
     pub(super) listener: Listener<Wake>,
     /// Given back when it is dropped.
     pub(super) place: DropGuard,
+    pub(super) _counted: (Slot<Client>, telemetry::Held),
 }
 
 /// What a follower wakes for.
@@ -256,16 +328,24 @@ pub(super) fn planned(invoice: &Invoice) -> &[SegmentNumber] {
 }
 
 /// An open invoice as its wallet is told of it; nothing where its text was not kept.
-pub(super) fn announce(invoice: &Invoice, timeline: &Timeline) -> Option<Event> {
-    let segments = planned(invoice);
+pub(super) fn announce(invoice: &Invoice, timeline: &Timeline, keys: &Keys) -> Option<Event> {
+    let Purpose::Session { session, segments } = &invoice.purpose else { return None };
     let (start, _) = timeline.span(*segments.first()?)?;
     let duration = segments
         .iter()
         .filter_map(|number| timeline.span(*number))
         .map(|(start, end)| end.since(start).millis())
         .fold(0_u64, u64::saturating_add);
+    let receipt = Receipt {
+        session: *session,
+        hash: invoice.hash,
+        amount: invoice.amount,
+        expires_at: invoice.expires_at,
+        segments: segments.clone(),
+    };
     Some(Event::Invoice {
-        segments: segments.to_vec(),
+        receipt: keys.issue_receipt(&receipt),
+        segments: segments.clone(),
         start_ms: start.millis(),
         duration_ms: duration,
         amount_msat: invoice.amount,

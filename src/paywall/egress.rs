@@ -1,0 +1,188 @@
+//! The egress allowance: what is paid once may be fetched again (ranges, retries, other renditions), but not without bound.
+//!
+//! Kept in memory: after a restart an allowance begins anew, as a grace may after a power cut.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
+use crate::runtime::lock;
+
+/// How often a segment may be fetched for one payment, counted in bytes of its largest rendition.
+const TIMES: u64 = 3;
+/// Responses of one purchase at once: a player's retry beside its first try, twice over.
+const AT_ONCE: u32 = 4;
+/// What is over is looked for when the number of entries has doubled since, from here on.
+const SWEEP_FROM: usize = 1_024;
+
+/// What was bought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bought {
+    /// A segment by a payment of its own.
+    Payment(PaymentHash),
+    /// A segment within a session.
+    InSession(SessionId, SegmentNumber),
+}
+
+/// Who fetched how much of what.
+#[derive(Debug, Clone)]
+pub struct Egress {
+    used: Arc<Mutex<Used>>,
+    /// After this an allowance is whole again.
+    refill_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    of: HashMap<Bought, Use>,
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Use {
+    bytes: u64,
+    open: u32,
+    since_ms: u64,
+}
+
+/// The allowance is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedUp {
+    /// When it may be asked for again.
+    pub retry_after: Duration,
+}
+
+impl Egress {
+    /// Allowances that are whole again after so many milliseconds.
+    pub fn new(refill_ms: u64) -> Self {
+        Self { used: Arc::default(), refill_ms }
+    }
+
+    /// Lets a response of `len` bytes through, of a segment whose largest rendition has `largest`.
+    ///
+    /// # Errors
+    /// [`UsedUp`] where it would be more than the allowance, or more responses at once.
+    pub fn enter(
+        &self,
+        bought: Bought,
+        len: u64,
+        largest: u64,
+        now_ms: u64,
+    ) -> Result<Passage, UsedUp> {
+        let mut used = lock(&self.used);
+        used.sweep(now_ms, self.refill_ms);
+        let fresh = || Use { bytes: 0, open: 0, since_ms: now_ms };
+        let of = used.of.entry(bought).or_insert_with(fresh);
+        if now_ms.saturating_sub(of.since_ms) >= self.refill_ms {
+            (of.bytes, of.since_ms) = (0, now_ms);
+        }
+        if of.open >= AT_ONCE {
+            return Err(UsedUp { retry_after: Duration::from_secs(1) });
+        }
+        let bytes = of.bytes.saturating_add(len);
+        if bytes > largest.max(len).saturating_mul(TIMES) {
+            let until = of.since_ms.saturating_add(self.refill_ms);
+            return Err(UsedUp {
+                retry_after: Duration::from_millis(until.saturating_sub(now_ms)),
+            });
+        }
+        of.bytes = bytes;
+        of.open = of.open.saturating_add(1);
+        Ok(Passage { used: Arc::clone(&self.used), bought, unsent: len })
+    }
+}
+
+impl Used {
+    /// Forgets what is over, each time that there are twice as many as were left.
+    fn sweep(&mut self, now_ms: u64, refill_ms: u64) {
+        if self.of.len() < self.sweep_at.max(SWEEP_FROM) {
+            return;
+        }
+        self.of.retain(|_, of| of.open > 0 || now_ms.saturating_sub(of.since_ms) < refill_ms);
+        self.of.shrink_to(SWEEP_FROM);
+        self.sweep_at = self.of.len().saturating_mul(2);
+    }
+}
+
+/// A response under way; what it did not send is given back when it is dropped.
+#[derive(Debug)]
+pub struct Passage {
+    used: Arc<Mutex<Used>>,
+    bought: Bought,
+    unsent: u64,
+}
+
+impl Passage {
+    /// So much of it was sent.
+    pub const fn sent(&mut self, bytes: u64) {
+        self.unsent = self.unsent.saturating_sub(bytes);
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        if let Some(of) = lock(&self.used).of.get_mut(&self.bought) {
+            of.bytes = of.bytes.saturating_sub(self.unsent);
+            of.open = of.open.saturating_sub(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: Bought = Bought::Payment(PaymentHash::new([1; 32]));
+    const REFILL_MS: u64 = 60_000;
+
+    fn sent(egress: &Egress, len: u64, sent: u64, now_ms: u64) -> Result<(), UsedUp> {
+        let mut passage = egress.enter(SEGMENT, len, 100, now_ms)?;
+        passage.sent(sent);
+        Ok(())
+    }
+
+    #[test]
+    fn a_segment_is_fetched_three_times_and_then_no_more_until_the_refill() {
+        let egress = Egress::new(REFILL_MS);
+        for _ in 0..3 {
+            sent(&egress, 100, 100, 0).unwrap();
+        }
+        let used_up = sent(&egress, 1, 1, 20_000).unwrap_err();
+        assert_eq!(used_up.retry_after, Duration::from_secs(40));
+        sent(&egress, 100, 100, REFILL_MS).unwrap();
+    }
+
+    #[test]
+    fn smaller_renditions_count_by_their_bytes_and_what_was_not_sent_does_not() {
+        let egress = Egress::new(REFILL_MS);
+        for _ in 0..100 {
+            sent(&egress, 100, 1, 0).unwrap();
+        }
+        for _ in 0..20 {
+            sent(&egress, 10, 10, 0).unwrap();
+        }
+        assert!(sent(&egress, 10, 10, 0).is_err());
+    }
+
+    #[test]
+    fn four_responses_at_once_and_no_fifth() {
+        let egress = Egress::new(REFILL_MS);
+        let open: Vec<_> = (0..4).map(|_| egress.enter(SEGMENT, 1, 100, 0).unwrap()).collect();
+        assert!(egress.enter(SEGMENT, 1, 100, 0).is_err());
+        drop(open);
+        assert!(egress.enter(SEGMENT, 1, 100, 0).is_ok());
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten() {
+        let egress = Egress::new(REFILL_MS);
+        for n in 0..5_000_u64 {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&n.to_be_bytes());
+            let bought = Bought::Payment(PaymentHash::new(hash));
+            drop(egress.enter(bought, 1, 1, n * REFILL_MS));
+        }
+        assert!(lock(&egress.used).of.len() <= 2 * SWEEP_FROM);
+    }
+}

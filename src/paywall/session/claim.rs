@@ -1,0 +1,63 @@
+//! Credit that the server lost and the payer can prove.
+
+use super::{SessionGate, Stage, new_record};
+use crate::domain::id::Preimage;
+use crate::domain::ledger::IncomingPayment;
+use crate::paywall::token::SessionToken;
+use crate::paywall::{Client, Error, PROOF_AFTER, Wake};
+use crate::store::{Invoice, Origin, Progress, Purpose};
+
+impl SessionGate {
+    /// Restores credit from a receipt and the preimage of its payment. What is booked already is not booked again; a payment whose event may
+    /// still be on its way is waited for first.
+    ///
+    /// # Errors
+    /// [`Error::NoReceipt`] where the two are not one payment of this session.
+    pub async fn claim(
+        &self,
+        session: &SessionToken,
+        stage: Stage<'_>,
+        receipt: &str,
+        preimage: &Preimage,
+        client: Client,
+    ) -> Result<(), Error> {
+        self.paywall.limit(client)?;
+        let parts = &self.paywall.parts;
+        let receipt = parts.keys.verify_receipt(receipt).ok_or(Error::NoReceipt)?;
+        if receipt.session != session.id || preimage.hash() != receipt.hash {
+            return Err(Error::NoReceipt);
+        }
+        let mut listener = parts.bells.listen(Wake::Session(session.id));
+        let deadline = tokio::time::Instant::now() + PROOF_AFTER;
+        loop {
+            match parts.store.invoice(&receipt.hash)? {
+                None => break,
+                Some(invoice) if invoice.progress != Progress::Open => return Ok(()),
+                Some(_) => {}
+            }
+            tokio::select! {
+                () = listener.rung() => {}
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        if parts.store.invoice(&receipt.hash)?.is_none() {
+            let invoice = Invoice {
+                hash: receipt.hash,
+                amount: receipt.amount,
+                purpose: Purpose::Session { session: session.id, segments: receipt.segments },
+                split: stage.split,
+                bolt11: None,
+                expires_at: receipt.expires_at,
+                minted_ms: None,
+                progress: Progress::Open,
+            };
+            parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;
+        }
+        let payment = IncomingPayment { hash: receipt.hash, received: receipt.amount, boot: 0 };
+        let outcome = parts.store.credit(payment, Origin::Proof, parts.clock.now_ms())?;
+        tracing::info!(payment_hash = %receipt.hash, ?outcome, "claimed by receipt");
+        parts.metrics.payment("claimed");
+        parts.bells.ring(&Wake::Session(session.id));
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! What the holder of a session's control key asks: where it stands, pause, another play key, the end.
+
+use std::sync::{Arc, Mutex};
+
+use serde::Serialize;
+
+use super::stream::is_open;
+use super::{Event, SessionGate, new_record};
+use crate::domain::amount::Msat;
+use crate::domain::id::{PaymentHash, SegmentNumber};
+use crate::domain::ledger::Split;
+use crate::paywall::token::{SessionKind, SessionToken};
+use crate::paywall::{Error, Wake};
+use crate::runtime::lock;
+use crate::store::{Invoice, SessionRecord};
+
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The segment that plays next.
+    pub position: SegmentNumber,
+    /// Invoices paid.
+    pub paid: usize,
+    /// Segments served.
+    pub served: usize,
+    /// Paid and not drawn.
+    pub credit_msat: Msat,
+    /// Drawn so far.
+    pub spent_msat: Msat,
+    /// The payer has paused it.
+    pub paused: bool,
+    /// No further invoices.
+    pub ended: bool,
+}
+
+impl SessionGate {
+    /// Where a session stands.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn status(&self, session: &SessionToken) -> Result<Status, Error> {
+        // Asked for without taking room: who only asks costs nothing.
+        let live = match self.streams.get(session.id) {
+            Some(live) => live,
+            None => Arc::new(Mutex::new(self.made_anew(session)?)),
+        };
+        let state = self.paywall.parts.store.session(session.id)?;
+        let guard = lock(&live);
+        Ok(Status {
+            position: guard.window.playhead(),
+            paid: state.as_ref().map_or(0, |state| state.paid),
+            served: state.as_ref().map_or(0, |state| state.served.len()),
+            credit_msat: state.as_ref().map_or(Msat::ZERO, |state| state.credit),
+            spent_msat: state.as_ref().map_or(Msat::ZERO, |state| state.spent),
+            paused: guard.paused,
+            ended: state.is_some_and(|state| state.record.ended),
+        })
+    }
+
+    /// The payer pauses or resumes.
+    ///
+    /// # Errors
+    /// [`Error`] where there is no room for the session.
+    pub fn pause(&self, session: &SessionToken, paused: bool) -> Result<(), Error> {
+        let live = self.live(session, None)?;
+        lock(&live).paused = paused;
+        self.paywall.parts.bells.ring(&Wake::Session(session.id));
+        Ok(())
+    }
+
+    /// The payer's payment of an invoice failed for good: another may take its place. Of what is not an open invoice of this session nothing
+    /// is noted.
+    ///
+    /// # Errors
+    /// [`Error`] where there is no room for the session or the store fails.
+    pub fn report_failed(&self, session: &SessionToken, hash: PaymentHash) -> Result<(), Error> {
+        let now = self.paywall.parts.clock.now_s();
+        let stored = self.paywall.parts.store.session(session.id)?;
+        let open = |invoice: &Invoice| invoice.hash == hash && is_open(invoice, now);
+        if !stored.is_some_and(|state| state.invoices.iter().any(open)) {
+            return Ok(());
+        }
+        let live = self.live(session, None)?;
+        lock(&live).failed.insert(hash);
+        self.paywall.parts.bells.ring(&Wake::Session(session.id));
+        Ok(())
+    }
+
+    /// A new play key; the old ones open nothing from now on.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn rotate(&self, session: &SessionToken, split: Split) -> Result<String, Error> {
+        let record = self.change(session, split, |record| {
+            record.generation = record.generation.saturating_add(1);
+        })?;
+        let rotated = SessionToken { generation: record.generation, ..*session };
+        Ok(self.paywall.parts.keys.issue_session(SessionKind::Play, &rotated))
+    }
+
+    /// Ends a session: no further invoice; what is paid still plays.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails.
+    pub fn end(&self, session: &SessionToken, split: Split) -> Result<(), Error> {
+        self.change(session, split, |record| record.ended = true)?;
+        let live = self.live(session, None)?;
+        lock(&live).tell(Event::End {});
+        Ok(())
+    }
+
+    /// Changes what is stored of a session; one change at a time, so that none undoes another.
+    fn change(
+        &self,
+        session: &SessionToken,
+        split: Split,
+        change: impl FnOnce(&mut SessionRecord),
+    ) -> Result<SessionRecord, Error> {
+        let _guard = lock(&self.changes);
+        let stored = self.paywall.parts.store.session(session.id)?;
+        let mut record = stored.map_or_else(|| new_record(session, split), |state| state.record);
+        change(&mut record);
+        self.paywall.parts.store.put_session(&record)?;
+        Ok(record)
+    }
+}
