@@ -1,4 +1,3 @@
-//! The server's own file.
+//! Of the server's HTTP the pure part; `http/` is a link to its folder.
 
-#[path = "../../src/http/range.rs"]
 pub mod range;

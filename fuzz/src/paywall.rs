@@ -1,4 +1,3 @@
-//! The server's own file.
+//! Of the server's gate the pure part; `paywall/` is a link to its folder.
 
-#[path = "../../src/paywall/token.rs"]
 pub mod token;

@@ -11,7 +11,7 @@ use crate::domain::id::{
 };
 use crate::domain::ledger::Account;
 use crate::http::range::{Range, Unsatisfiable};
-use crate::paywall::token::{Bound, Keys, SessionKind, SessionToken, parse_all};
+use crate::paywall::token::{Bound, Keys, Receipt, SessionKind, SessionToken, parse_all};
 
 /// The server's keys: who fuzzes does not know them.
 fn keys() -> Keys {
@@ -52,6 +52,17 @@ pub fn opened() -> SessionToken {
     }
 }
 
+/// The one receipt; a seed holds it.
+pub fn receipt() -> Receipt {
+    Receipt {
+        session: opened().id,
+        hash: PREIMAGE.hash(),
+        amount: Msat::new(2_000),
+        expires_at: 1_700_000_000,
+        segments: vec![SegmentNumber(3), SegmentNumber(4)],
+    }
+}
+
 /// `Authorization` headers, one a line, and the same bytes as a macaroon: nothing opens but what was sold.
 pub fn credentials(data: &[u8]) {
     let keys = keys();
@@ -87,7 +98,7 @@ pub fn ranges(data: &[u8]) {
     }
 }
 
-/// The parts of a path: what is read is printed as it was written, and names nothing outside.
+/// The parts of a path, and receipts: what is read is printed as it was written, and names nothing outside.
 pub fn ids(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for part in text.split('/') {
@@ -111,6 +122,10 @@ pub fn ids(data: &[u8]) {
         ];
         for printed in hex.into_iter().flatten() {
             assert_eq!(printed, part.to_lowercase());
+        }
+        if let Some(read) = keys().verify_receipt(part) {
+            assert_eq!(read, receipt());
+            assert_eq!(keys().issue_receipt(&read), part, "a receipt has one spelling");
         }
         for kind in [SessionKind::Play, SessionKind::Control] {
             if let Some(token) = keys().verify_session(kind, part) {

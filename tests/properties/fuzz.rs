@@ -44,6 +44,9 @@ fn the_seeds_hold_what_opens() {
     assert!(sold.count() > 0, "as issued now: L402 {}:{}", keys.issue(&targets::sold()), {
         String::from(Preimage::new([9; 32]))
     });
+    let receipt = keys.issue_receipt(&targets::receipt());
+    let holds = seeds("ids").iter().any(|seed| String::from_utf8_lossy(seed) == receipt);
+    assert!(holds, "as issued now: {receipt}");
     for kind in [SessionKind::Play, SessionKind::Control] {
         let key = keys.issue_session(kind, &targets::opened());
         let holds = seeds("ids").iter().any(|seed| String::from_utf8_lossy(seed).contains(&key));

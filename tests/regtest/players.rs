@@ -131,8 +131,8 @@ async fn ffmpeg(playlist: &str) -> u32 {
     let output = run_within(command, WITHIN).await;
     assert!(output.status.success(), "ffmpeg: {}", utf8(&output.stderr));
     let text = utf8(&output.stdout);
-    let frames = text.lines().filter_map(|line| line.strip_prefix("frame="));
-    frames.last().unwrap_or("0").trim().parse().unwrap()
+    let mut frames = text.lines().filter_map(|line| line.strip_prefix("frame="));
+    frames.next_back().unwrap_or("0").trim().parse().unwrap()
 }
 
 /// As fast as the segments come: mpv then keeps every frame that it would show.

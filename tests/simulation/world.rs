@@ -46,6 +46,7 @@ pub struct Session {
 /// An invoice that a session's wallet was told of.
 #[derive(Debug, Clone, Default)]
 pub struct Told {
+    pub receipt: String,
     pub failed: bool,
 }
 
@@ -433,7 +434,8 @@ impl World {
         for (name, data) in told {
             if name == "invoice" {
                 let hash = data["payment_hash"].as_str().unwrap().parse().unwrap();
-                self.sessions[n].invoices.entry(hash).or_default();
+                let told = self.sessions[n].invoices.entry(hash).or_default();
+                told.receipt = data["receipt"].as_str().unwrap().to_owned();
             }
         }
         self.note(format!("wallet {n}: {} invoices", self.sessions[n].invoices.len()));
@@ -444,6 +446,17 @@ impl World {
                 self.pay(hash);
             }
         }
+    }
+
+    /// The payer of a session shows the receipt of an invoice that he paid.
+    pub async fn claim(&mut self, n: usize, hash: PaymentHash) {
+        let preimage = self.machine.reality.lock().unwrap().invoice(&hash).1;
+        let receipt = self.sessions[n].invoices[&hash].receipt.clone();
+        let claim = json!({ "receipt": receipt, "preimage": String::from(preimage) });
+        let path = format!("{}/claims", self.sessions[n].control);
+        let reply = self.process.send("POST", &path, &[], Some(claim)).await;
+        self.note(format!("claim {n} {hash}: {}", reply.status));
+        assert_eq!(reply.status, 200, "{reply:?}");
     }
 
     /// What else a payer may ask of a session.
