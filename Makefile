@@ -25,11 +25,14 @@ WITH_BITCOIND := BITCOIND_EXE="$$(.ci/bitcoind)"; export BITCOIND_EXE;
 WEB_INPUTS := $(shell find web -mindepth 1 \
 	\( -name node_modules -o -name dist -o -name out -o -name tests \) -prune -o -print)
 
+FUZZ_TARGETS := credentials ranges ids
+FUZZ_SECONDS ?= 600
+
 # Lints differ from toolchain to toolchain: with the one that this was written with they are errors, with others they are warnings.
 LINTED_WITH := 1.95
 LINTS := $(shell cargo --version 2>/dev/null | grep -q '^cargo $(LINTED_WITH)\.' && echo '-D warnings')
 
-.PHONY: help setup build-setup demo-setup web build demo test lint deny test-rust test-web soak bench install \
+.PHONY: help setup build-setup demo-setup soak-setup web build demo test lint deny test-rust test-web soak fuzz bench install \
 	clean
 
 help: ## list these targets
@@ -45,6 +48,9 @@ build-setup:
 
 demo-setup:
 	@.ci/setup demo
+
+soak-setup:
+	@.ci/setup soak
 
 web: build-setup web/dist/index.html ## build the pages into web/dist, if their inputs changed
 
@@ -84,8 +90,19 @@ test-web: setup build ## check the pages' types, run their unit tests, then a re
 	data=$$(mktemp -d); trap 'rm -rf "$$data"' EXIT; $(WITH_BITCOIND) cd web; \
 	SLUICE_EXE=$(SLUICE) SLUICE_DEMO_ARGS="--data-dir $$data" npm run test:browser
 
-soak: demo-setup web ## run tests/soak.rs at full length (SLUICE_SOAK=1): not part of `make test`
-	$(WITH_BITCOIND) SLUICE_SOAK=1 cargo test --locked --test soak $(ARGS) -- --nocapture
+soak: soak-setup web ## run the long tests (SLUICE_SOAK=1) and fuzz each parser for ten minutes: not part of `make test`
+	$(WITH_BITCOIND) SLUICE_SOAK=1 cargo test --locked --test simulation --test soak $(ARGS) -- --nocapture
+	@$(MAKE) --no-print-directory fuzz
+
+# Sanitizers are a matter of nightly compilers, or of stable ones that are told to be.
+fuzz: soak-setup ## fuzz each parser for FUZZ_SECONDS (600)
+	@echo "== fuzz"
+	cd fuzz; for target in $(FUZZ_TARGETS); do \
+		mkdir -p "corpus/$$target"; \
+		CARGO_TARGET_DIR="$(SLUICE_CACHE)/fuzz-target" RUSTC_BOOTSTRAP=1 \
+			cargo fuzz run --fuzz-dir . "$$target" "corpus/$$target" "seeds/$$target" \
+			-- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
+	done
 
 bench: demo-setup web ## run the benches, with the profile of the tests
 	$(WITH_BITCOIND) cargo bench --locked --profile dev $(ARGS)

@@ -54,6 +54,7 @@ impl Range {
     }
 
     /// How many bytes that is.
+    #[allow(clippy::len_without_is_empty, reason = "none is asked whether it is")]
     pub const fn len(&self) -> u64 {
         match self {
             Self::Whole { of } => *of,

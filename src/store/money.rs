@@ -26,6 +26,12 @@ struct Booked {
     payments: u32,
     /// In which start of the process the node last told of it; `None` while only a preimage has.
     told_boot: Option<u64>,
+    /// Payments that were booked before that start told any: it may tell each of them again.
+    #[serde(default)]
+    known: u32,
+    /// How often that start has told of this hash.
+    #[serde(default)]
+    told: u32,
     /// The session whose credit a further payment becomes.
     session: Option<SessionId>,
     /// What of the total nobody claimed.
@@ -115,7 +121,8 @@ impl<E: Engine> Store<E> {
         told_boot: Option<u64>,
         now_ms: u64,
     ) -> Result<Credit, Error> {
-        let booked = Booked { told_boot, ..Booked::default() };
+        let told = u32::from(told_boot.is_some());
+        let booked = Booked { told_boot, told, ..Booked::default() };
         let received = payment.received;
         let Some(mut invoice) = self.invoice(&payment.hash)? else {
             self.book(payment, received, Msat::ZERO, booked, unchanged(), now_ms)?;
@@ -270,6 +277,13 @@ impl<E: Engine> Ledger for Store<E> {
             (Some(booked), Origin::Event { told_before }) => (booked, told_before),
         };
         let last_told = booked.told_boot.replace(payment.boot);
+        if last_told == Some(payment.boot) {
+            booked.told = booked.told.saturating_add(u32::from(!told_before));
+        } else {
+            // What only a preimage has told of counts as not known: this telling is of it.
+            booked.known = if last_told.is_some() { booked.payments } else { 0 };
+            booked.told = 1;
+        }
         if last_told.is_none() {
             // A preimage was here first; what the event tells is the same payment.
             let excess = payment.received.saturating_sub(booked.total);
@@ -278,7 +292,7 @@ impl<E: Engine> Ledger for Store<E> {
                 let invoice = self.invoice(&payment.hash)?;
                 return Ok(invoice.map_or(Credit::Unclaimed, |of| Credit::Overpaid(of, excess)));
             }
-        } else if last_told == Some(payment.boot) && !told_before {
+        } else if last_told == Some(payment.boot) && !told_before && booked.told > booked.known {
             let session = booked.session;
             self.credit_further(payment, payment.received, booked, now_ms)?;
             return Ok(Credit::Repeated(session));

@@ -8,7 +8,21 @@
     missing_docs
 )]
 
+mod fuzz;
 mod ledger;
 mod model;
 mod prices;
 mod texts;
+mod window;
+// Shared with fuzz/, where these modules are the same files without the server.
+#[path = "../../fuzz/src/targets.rs"]
+mod targets;
+mod domain {
+    pub use sluice::domain::{amount, id, ledger};
+}
+mod http {
+    pub use sluice::http::range;
+}
+mod paywall {
+    pub use sluice::paywall::token;
+}

@@ -29,8 +29,20 @@ pub struct Invoice {
 #[derive(Debug, Clone, Default)]
 struct Paid {
     total: u64,
+    /// How many payments were booked.
+    payments: u32,
     told: Option<u64>,
+    /// Of those, how many before the start that tells now told of any; and how often it has.
+    known: u32,
+    tellings: u32,
     session: Option<u8>,
+}
+
+impl Paid {
+    fn first(total: u64, told: Option<u64>, session: Option<u8>) -> Self {
+        let tellings = u32::from(told.is_some());
+        Self { total, payments: 1, told, known: 0, tellings, session }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -71,15 +83,22 @@ impl Model {
             return self.first(n, amount, Some(boot), now);
         };
         let last = paid.told.replace(boot);
+        if last == Some(boot) {
+            paid.tellings += u32::from(!before);
+        } else {
+            (paid.known, paid.tellings) = (if last.is_some() { paid.payments } else { 0 }, 1);
+        }
+        let further = last == Some(boot) && !before && paid.tellings > paid.known;
         let more = match last {
             None => amount.saturating_sub(paid.total),
-            Some(last) if last == boot && !before => amount,
+            Some(_) if further => amount,
             Some(_) => 0,
         };
-        if more == 0 && last.is_none_or(|last| last != boot || before) {
+        if more == 0 && !further {
             return "replayed";
         }
         paid.total += more;
+        paid.payments += 1;
         let session = paid.session;
         self.received += more;
         match session {
@@ -102,7 +121,7 @@ impl Model {
         let Some(invoice) = invoice.filter(|of| of.of != For::Segment || amount >= of.amount)
         else {
             self.unclaimed += amount;
-            self.paid.insert(n, Paid { total: amount, told, session: None });
+            self.paid.insert(n, Paid::first(amount, told, None));
             return "unclaimed";
         };
         (invoice.stage, invoice.at) = (Stage::Credited, now);
@@ -118,7 +137,7 @@ impl Model {
                 Some(session)
             }
         };
-        self.paid.insert(n, Paid { total: amount, told, session });
+        self.paid.insert(n, Paid::first(amount, told, session));
         if amount > invoice.amount { "overpaid" } else { "applied" }
     }
 

@@ -14,6 +14,7 @@ mod kills;
 #[path = "../contract/lightning.rs"]
 mod lightning;
 mod nodes;
+mod players;
 mod segments;
 mod sessions;
 mod starts;
