@@ -21,6 +21,14 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// What payments do, as `payments` counts them.
+const PAYMENTS: [&str; 8] =
+    ["applied", "overpaid", "replayed", "repeated", "unclaimed", "proof", "claimed", "deferred"];
+/// How payouts end.
+const PAYOUTS: [&str; 2] = ["arrived", "returned"];
+/// What is refused.
+const REFUSALS: [&str; 6] = ["connection", "challenge", "session", "stream", "hold", "egress"];
+
 /// Which side of the channels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Side {
@@ -85,6 +93,11 @@ impl Default for Metrics {
         registry.register_with_unit("served", "Segment bytes served", Unit::Bytes, bytes.clone());
         registry.register("held_requests", "Requests that wait for a payment", held.clone());
         registry.register("connections", "Connections that are open", connections.clone());
+        registry.register("sessions", "Sessions in memory", sessions.clone());
+        registry.register("unpaid_invoices", "Invoices kept that are not paid", unpaid.clone());
+        let help = "Millisatoshi in usable channels, by side; pending is on its way";
+        registry.register("channels_msat", help, channels.clone());
+        registry.register("channels_usable", "Channels that can be used", channels_usable.clone());
         registry.register("invoice_streams", "Wallets that follow a session", streams.clone());
         registry.register(
             "refused",
@@ -104,6 +117,16 @@ impl Default for Metrics {
         registry.register("payouts", "Payouts, by outcome", payouts.clone());
         let help = "Time from a segment's request to its answer";
         registry.register_with_unit("segment", help, Unit::Seconds, segments.clone());
+        // Told from the start, so that a rate begins at nothing and an alert has something to look at.
+        for outcome in PAYMENTS {
+            let _ = payments.get_or_create(&Outcome { outcome });
+        }
+        for outcome in PAYOUTS {
+            let _ = payouts.get_or_create(&Outcome { outcome });
+        }
+        for what in REFUSALS {
+            let _ = refused.get_or_create(&What { what });
+        }
         Self {
             registry: Arc::new(registry),
             challenges,

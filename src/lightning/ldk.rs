@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use ldk_node::bitcoin::secp256k1::PublicKey;
-use ldk_node::payment::{PaymentDirection, PaymentKind};
+use ldk_node::payment::{PaymentDirection, PaymentKind, PaymentStatus};
 use ldk_node::{Builder, NodeError};
 use lightning::ln::channelmanager::PaymentId;
 use lightning::ln::msgs::SocketAddress;
@@ -43,6 +43,9 @@ use hints::Hints;
 /// What ldk-node keeps on chain for each anchor channel, in satoshi, so that it can pay for closing
 /// it; its own default. A peer that opens a channel to us is refused without it.
 const ANCHOR_RESERVE_PER_CHANNEL_SAT: u64 = 25_000;
+
+/// How long the record of a payment is kept whose removal a crash prevented: longer than a payout is in doubt.
+const RECORDS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 
 /// The embedded node.
 pub struct LdkNode {
@@ -107,6 +110,7 @@ pub async fn start(
     let node = blocking(move || {
         let node = builder.build_with_store(Arc::new(store)).map_err(convert::build_error)?;
         node.start().map_err(convert::start_error)?;
+        prune(&node);
         Ok(node)
     })
     .await?;
@@ -130,6 +134,23 @@ pub async fn start(
         )));
     }
     Ok(node)
+}
+
+/// A record of a payment is of no use once its event was acknowledged. Each is removed then; what a crash between the two left behind goes here,
+/// long after its event can be told again, so that the payment store, which every start reads whole, does not grow.
+fn prune(node: &ldk_node::Node) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let before = now.saturating_sub(RECORDS_KEPT).as_secs();
+    let over = node.list_payments_with_filter(|payment| {
+        let lightning = !matches!(payment.kind, PaymentKind::Onchain { .. });
+        let decided = payment.status != PaymentStatus::Pending;
+        lightning && decided && payment.latest_update_timestamp < before
+    });
+    for payment in over {
+        if let Err(error) = node.remove_payment(&payment.id) {
+            tracing::debug!(%error, "an old payment's record stays with the node");
+        }
+    }
 }
 
 /// How many events ldk-node kept from before this start: its queue begins with their number, 16 bit

@@ -19,6 +19,7 @@ mod errors;
 mod l402;
 mod limits;
 mod media;
+mod metrics;
 mod payer;
 mod payouts;
 mod restart;

@@ -71,6 +71,8 @@ export function followInvoices(control: string, listener: InvoiceListener): () =
   let source: EventSource;
   let stopped = false;
   let delay = RECONNECT_MS_FIRST;
+  // The browser tells it where it reconnects by itself; a source that is opened anew must.
+  let last = '';
   const stop = () => {
     stopped = true;
     source.close();
@@ -78,9 +80,11 @@ export function followInvoices(control: string, listener: InvoiceListener): () =
 
   const connect = () => {
     if (stopped) return;
-    source = new EventSource(`${control}/invoices`);
+    const since = last === '' ? '' : `?last_event_id=${encodeURIComponent(last)}`;
+    source = new EventSource(`${control}/invoices${since}`);
     const on = (name: string, handle: (json: unknown) => void) =>
       source.addEventListener(name, (event) => {
+        last = (event as MessageEvent<string>).lastEventId || last;
         try {
           handle(JSON.parse((event as MessageEvent<string>).data));
         } catch (error) {
