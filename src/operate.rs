@@ -25,7 +25,34 @@ pub struct Readiness {
     pub missing: Vec<String>,
 }
 
+/// What the usable channels hold together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sides {
+    /// How many can be used.
+    pub usable: usize,
+    /// What can be received.
+    pub inbound_msat: u64,
+    /// What can be sent.
+    pub outbound_msat: u64,
+    /// What is on its way.
+    pub pending_msat: u64,
+}
+
 impl Operations {
+    /// What the usable channels hold together.
+    pub fn sides(&self) -> Sides {
+        let mut sides = Sides::default();
+        for channel in self.info().channels.iter().filter(|channel| channel.usable) {
+            let add = |sum: u64, more: u64| sum.saturating_add(more);
+            sides.usable = sides.usable.saturating_add(1);
+            sides.inbound_msat = add(sides.inbound_msat, channel.inbound_msat);
+            sides.outbound_msat = add(sides.outbound_msat, channel.outbound_msat);
+            let pending = channel.pending_msat.unwrap_or_default();
+            sides.pending_msat = add(sides.pending_msat, pending);
+        }
+        sides
+    }
+
     /// Identity, balances and channels.
     pub fn info(&self) -> NodeInfo {
         self.node.info()

@@ -513,6 +513,12 @@ impl Paywall {
         self.limit_in_all()
     }
 
+    /// Counts what leads to invoices and costs nothing yet.
+    pub(crate) fn limit_rate(&self, client: Client) -> Result<(), Error> {
+        let counted = self.limits.client(client).and_then(|()| self.limits.in_all(0));
+        counted.inspect_err(|_| self.refused())
+    }
+
     /// Counts an invoice of a session, whose wallet has no address that could be counted, against the limit for all.
     pub(crate) fn limit_in_all(&self) -> Result<(), Error> {
         let unpaid = self.parts.store.unpaid();

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::domain::amount::Msat;
 use crate::domain::id::{CreatorId, PaymentHash};
 use crate::domain::ledger::{Account, Balances};
-use crate::store::{self, Payout, PayoutState, Unclaimed};
+pub use crate::store::Unclaimed;
+use crate::store::{self, Payout, PayoutState};
 
 /// The ports of the store that statements read.
 pub trait Books: store::Ledger + store::Payouts {}

@@ -337,6 +337,11 @@ impl From<paywall::Error> for Problem {
     }
 }
 
+/// 304: the client has it already.
+pub fn not_modified(headers: impl axum::response::IntoResponseParts) -> Response {
+    (StatusCode::NOT_MODIFIED, headers, ()).into_response()
+}
+
 /// What the fallback of the router answers.
 pub async fn no_route() -> Problem {
     Problem::missing("page")

@@ -11,8 +11,8 @@ use super::App;
 use super::error::Answer;
 use super::extract::{Caller, Query};
 use crate::domain::id::PaymentHash;
-use crate::lightning::{Channel, NodeInfo};
-use crate::store::Unclaimed;
+use crate::lightning::NodeInfo;
+use crate::statements::Unclaimed;
 
 /// The media type of the OpenMetrics text format.
 const OPEN_METRICS: HeaderValue =
@@ -80,16 +80,14 @@ pub async fn unclaimed(State(app): State<App>, caller: Caller, Query(page): Quer
 /// `GET /metrics`: for Prometheus.
 pub async fn metrics(State(app): State<App>) -> Response {
     app.metrics.kept(app.sessions.open_sessions(), app.statements.unpaid());
-    let info = app.operations.info();
-    let usable: Vec<_> = info.channels.iter().filter(|channel| channel.usable).collect();
-    let sum = |of: fn(&Channel) -> u64| {
-        usable.iter().map(|channel| of(channel)).fold(0_u64, u64::saturating_add)
-    };
-    let sides = [
-        ("inbound", sum(|channel| channel.inbound_msat)),
-        ("outbound", sum(|channel| channel.outbound_msat)),
-        ("pending", sum(|channel| channel.pending_msat.unwrap_or_default())),
-    ];
-    app.metrics.channels(usable.len(), sides);
+    let sides = app.operations.sides();
+    app.metrics.channels(
+        sides.usable,
+        [
+            ("inbound", sides.inbound_msat),
+            ("outbound", sides.outbound_msat),
+            ("pending", sides.pending_msat),
+        ],
+    );
     ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.text()).into_response()
 }

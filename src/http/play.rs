@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::Media;
-use super::error::{Answer, Problem};
+use super::error::{Answer, Problem, not_modified};
 use super::extract::{From, Path, credentials, named, range};
 use super::range::{Range, Unsatisfiable};
 use super::{App, Shared};
@@ -203,8 +203,7 @@ impl<'a> Asked<'a> {
     /// 404 where they are not there, 503 where they cannot be read now.
     pub async fn ready(&self) -> Result<Result<Ready<'_>, Response>, Problem> {
         if self.matches(header::IF_NONE_MATCH) == Some(true) {
-            let headers = media_headers(&self.tag);
-            return Ok(Err((StatusCode::NOT_MODIFIED, headers).into_response()));
+            return Ok(Err(not_modified(media_headers(&self.tag))));
         }
         let len = self.len().await?;
         let memory = self.app.memory.take(len).await?;

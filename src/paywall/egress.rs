@@ -13,6 +13,8 @@ use crate::runtime::lock;
 const TIMES: u64 = 3;
 /// Responses of one purchase at once: a player's retry beside its first try, twice over.
 const AT_ONCE: u32 = 4;
+/// What a response counts at least: one of few bytes is work as well.
+const RESPONSE_BYTES: u64 = 4 << 10;
 /// What is over is looked for when the number of entries has doubled since, from here on.
 const SWEEP_FROM: usize = 1_024;
 
@@ -80,8 +82,8 @@ impl Egress {
         if of.open >= AT_ONCE {
             return Err(UsedUp { retry_after: Duration::from_secs(1) });
         }
-        let bytes = of.bytes.saturating_add(len);
-        if bytes > largest.max(len).saturating_mul(TIMES) {
+        let bytes = of.bytes.saturating_add(len.max(RESPONSE_BYTES));
+        if bytes > largest.max(len).max(RESPONSE_BYTES).saturating_mul(TIMES) {
             let until = of.since_ms.saturating_add(self.refill_ms);
             return Err(UsedUp {
                 retry_after: Duration::from_millis(until.saturating_sub(now_ms)),
@@ -136,8 +138,10 @@ mod tests {
     const SEGMENT: Bought = Bought::Payment(PaymentHash::new([1; 32]));
     const REFILL_MS: u64 = 60_000;
 
+    const LARGEST: u64 = 100 * RESPONSE_BYTES;
+
     fn sent(egress: &Egress, len: u64, sent: u64, now_ms: u64) -> Result<(), UsedUp> {
-        let mut passage = egress.enter(SEGMENT, len, 100, now_ms)?;
+        let mut passage = egress.enter(SEGMENT, len, LARGEST, now_ms)?;
         passage.sent(sent);
         Ok(())
     }
@@ -146,32 +150,41 @@ mod tests {
     fn a_segment_is_fetched_three_times_and_then_no_more_until_the_refill() {
         let egress = Egress::new(REFILL_MS);
         for _ in 0..3 {
-            sent(&egress, 100, 100, 0).unwrap();
+            sent(&egress, LARGEST, LARGEST, 0).unwrap();
         }
         let used_up = sent(&egress, 1, 1, 20_000).unwrap_err();
         assert_eq!(used_up.retry_after, Duration::from_secs(40));
-        sent(&egress, 100, 100, REFILL_MS).unwrap();
+        sent(&egress, LARGEST, LARGEST, REFILL_MS).unwrap();
     }
 
     #[test]
     fn smaller_renditions_count_by_their_bytes_and_what_was_not_sent_does_not() {
         let egress = Egress::new(REFILL_MS);
         for _ in 0..100 {
-            sent(&egress, 100, 1, 0).unwrap();
+            sent(&egress, LARGEST, 0, 0).unwrap();
         }
-        for _ in 0..20 {
-            sent(&egress, 10, 10, 0).unwrap();
+        for _ in 0..30 {
+            sent(&egress, LARGEST / 10, LARGEST / 10, 0).unwrap();
         }
-        assert!(sent(&egress, 10, 10, 0).is_err());
+        assert!(sent(&egress, LARGEST / 10, 0, 0).is_err());
+    }
+
+    #[test]
+    fn a_response_of_few_bytes_is_not_free() {
+        let egress = Egress::new(REFILL_MS);
+        for _ in 0..300 {
+            sent(&egress, 1, 1, 0).unwrap();
+        }
+        assert!(sent(&egress, 1, 1, 0).is_err());
     }
 
     #[test]
     fn four_responses_at_once_and_no_fifth() {
         let egress = Egress::new(REFILL_MS);
-        let open: Vec<_> = (0..4).map(|_| egress.enter(SEGMENT, 1, 100, 0).unwrap()).collect();
-        assert!(egress.enter(SEGMENT, 1, 100, 0).is_err());
+        let open: Vec<_> = (0..4).map(|_| egress.enter(SEGMENT, 1, LARGEST, 0).unwrap()).collect();
+        assert!(egress.enter(SEGMENT, 1, LARGEST, 0).is_err());
         drop(open);
-        assert!(egress.enter(SEGMENT, 1, 100, 0).is_ok());
+        assert!(egress.enter(SEGMENT, 1, LARGEST, 0).is_ok());
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl SessionGate {
         wish: Wish,
         client: Client,
     ) -> Result<Opened, Error> {
-        self.paywall.limit(client)?;
+        self.paywall.limit_rate(client)?;
         let parts = &self.paywall.parts;
         let now = parts.clock.now_s();
         let session = SessionToken {

@@ -12,9 +12,12 @@ mod engine;
 mod sse;
 mod transcoder;
 
+mod claims;
+mod connections;
 mod credentials;
 mod errors;
 mod l402;
+mod limits;
 mod media;
 mod payer;
 mod payouts;

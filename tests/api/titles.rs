@@ -195,7 +195,8 @@ async fn a_deleted_title_is_gone_at_once_with_every_byte() {
     app.call("DELETE", &path).key(&film.creator.key).send().await.problem(404, "not_found");
     let credential = challenge.credential(app.pay(&challenge.invoice).await);
     let call = app.call("GET", &film.segment(1)).with("authorization", &credential);
-    assert_eq!(call.send().await.status, 404);
+    let body = call.send().await.problem(410, "gone");
+    assert_eq!(body["credit_msat"], 2_000, "who paid and was not served is told");
     assert_eq!(app.ledger().await["viewer_credit_msat"], 2_000, "what came late is not lost");
 }
 

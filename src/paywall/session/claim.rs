@@ -21,7 +21,7 @@ impl SessionGate {
         preimage: &Preimage,
         client: Client,
     ) -> Result<(), Error> {
-        self.paywall.limit(client)?;
+        self.paywall.limit_rate(client)?;
         let parts = &self.paywall.parts;
         let receipt = parts.keys.verify_receipt(receipt).ok_or(Error::NoReceipt)?;
         if receipt.session != session.id || preimage.hash() != receipt.hash {
