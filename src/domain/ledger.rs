@@ -108,6 +108,8 @@ pub enum EntryId {
     Draw(String),
     /// Credit ran out unserved.
     Expire(String),
+    /// One of these once more, for a hash that was paid again after the record of its first payment was gone; counted from 1.
+    Again(Box<EntryId>, u32),
     /// A payout left the payable balance.
     Plan(PayoutId),
     /// A payout arrived or came back.
@@ -130,6 +132,7 @@ impl fmt::Display for EntryId {
             Self::Earn(hash) => write!(f, "earn:{hash}"),
             Self::Draw(what) => write!(f, "draw:{what}"),
             Self::Expire(what) => write!(f, "expire:{what}"),
+            Self::Again(id, nth) => write!(f, "{id}:{nth}"),
             Self::Plan(payout) => write!(f, "payout:{payout}:plan"),
             Self::Settle(payout) => write!(f, "payout:{payout}:settle"),
             Self::Correct(payout) => write!(f, "payout:{payout}:correct"),

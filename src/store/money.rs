@@ -96,7 +96,8 @@ impl<E: Engine> Store<E> {
         let claimed = if session.is_some() { booked.unclaimed } else { amount };
         let postings =
             [(Account::Unclaimed, claimed.signed()), (Account::ViewerCredit, negative(claimed))];
-        let mut batch = self.post(Entry::new(&EntryId::Claim(*hash), now_ms, postings))?;
+        let id = self.fresh(EntryId::Claim(*hash))?;
+        let mut batch = self.post(Entry::new(&id, now_ms, postings))?;
         invoice.progress = Progress::Credited { at_ms: now_ms };
         batch.push(self.put_invoice(&invoice)?);
         if let Some(session) = session {
@@ -163,6 +164,17 @@ impl<E: Engine> Store<E> {
         self.book(payment, amount, to_credit, booked, unchanged(), now_ms)
     }
 
+    /// An identity that no entry has yet: a hash that is paid again, long after, is claimed, earned or expired again.
+    fn fresh(&self, id: EntryId) -> Result<EntryId, Error> {
+        let mut fresh = id.clone();
+        let mut nth = 0_u32;
+        while self.has_entry(&fresh)? {
+            nth = nth.checked_add(1).ok_or_else(overflow)?;
+            fresh = EntryId::Again(Box::new(id.clone()), nth);
+        }
+        Ok(fresh)
+    }
+
     fn has_entry(&self, id: &EntryId) -> Result<bool, Error> {
         Ok(self.engine.get(Table::Entries, id.to_string().as_bytes())?.is_some())
     }
@@ -217,7 +229,7 @@ impl<E: Engine> Store<E> {
                     }
                 };
                 let left = Msat::from_signed(left).unwrap_or_default();
-                let id = EntryId::Expire(invoice.hash.to_string());
+                let id = self.fresh(EntryId::Expire(invoice.hash.to_string()))?;
                 // What nobody watched goes to the creator whole: the operator's fee is for serving.
                 let none = Share::from_ppm(0).map_err(|error| Error::Corrupt(error.to_string()))?;
                 let split = Split { fee: none, ..invoice.split };
@@ -321,7 +333,7 @@ impl<E: Engine> Ledger for Store<E> {
             }
             Progress::Redeemed { .. } | Progress::Expired { .. } => Ok(Redeem::Spent),
             Progress::Credited { .. } => {
-                let id = EntryId::Earn(*hash);
+                let id = self.fresh(EntryId::Earn(*hash))?;
                 let entry = Entry::earn(&id, now_ms, invoice.amount, &invoice.split);
                 let mut batch = self.post(entry)?;
                 invoice.progress = Progress::Redeemed { at_ms: now_ms };

@@ -447,6 +447,22 @@ fn timed() -> Vec<Row> {
             EARNED
         ),
         row!(
+            "paid twice, served, and shown again long after its record is gone",
+            |s| {
+                let credential = s.credential().await;
+                s.app.pay(&s.challenge.invoice).await;
+                s.show(&credential).await;
+                s.later(8 * DAY);
+                let now = s.app.clock.now_ms();
+                let swept = s.app.store.sweep(0, now - 7 * DAY * 1_000, now).unwrap();
+                assert_eq!(swept.forgotten, 1);
+                // The second payment is nobody's, and this its proof.
+                s.show(&credential).await
+            },
+            Served,
+            (0, 4_000, 0)
+        ),
+        row!(
             "paid twice and shown twice",
             |s| {
                 let credential = s.credential().await;

@@ -35,13 +35,15 @@ struct Paid {
     /// Of those, how many before the start that tells now told of any; and how often it has.
     known: u32,
     tellings: u32,
+    /// What of it is nobody's.
+    unclaimed: u64,
     session: Option<u8>,
 }
 
 impl Paid {
-    fn first(total: u64, told: Option<u64>, session: Option<u8>) -> Self {
+    fn first(total: u64, told: Option<u64>, session: Option<u8>, unclaimed: u64) -> Self {
         let tellings = u32::from(told.is_some());
-        Self { total, payments: 1, told, known: 0, tellings, session }
+        Self { total, payments: 1, told, known: 0, tellings, unclaimed, session }
     }
 }
 
@@ -75,7 +77,23 @@ pub struct Model {
 
 impl Model {
     pub fn proof(&mut self, n: u8, amount: u64, now: u64) -> Word {
-        if self.paid.contains_key(&n) { "replayed" } else { self.first(n, amount, None, now) }
+        let Some(paid) = self.paid.get_mut(&n) else { return self.first(n, amount, None, now) };
+        // What came before its invoice was known is claimed by its proof.
+        let open = |of: &&mut Invoice| of.stage == Stage::Open && paid.unclaimed >= of.amount;
+        let Some(invoice) = self.invoices.get_mut(&n).filter(open) else { return "replayed" };
+        (invoice.stage, invoice.at) = (Stage::Credited, now);
+        let claimed = match invoice.of {
+            For::Segment => invoice.amount,
+            For::Session(session) => {
+                paid.session = Some(session);
+                *self.credit.entry(session).or_default() += paid.unclaimed;
+                paid.unclaimed
+            }
+        };
+        paid.unclaimed -= claimed;
+        self.unclaimed -= claimed;
+        self.viewers += claimed;
+        "applied"
     }
 
     pub fn told(&mut self, n: u8, amount: u64, boot: u64, before: bool, now: u64) -> Word {
@@ -106,7 +124,10 @@ impl Model {
                 *self.credit.entry(session).or_default() += more;
                 self.viewers += more;
             }
-            None => self.unclaimed += more,
+            None => {
+                self.unclaimed += more;
+                self.paid.entry(n).and_modify(|paid| paid.unclaimed += more);
+            }
         }
         match (last, self.invoices.contains_key(&n)) {
             (Some(_), _) => "repeated",
@@ -121,7 +142,7 @@ impl Model {
         let Some(invoice) = invoice.filter(|of| of.of != For::Segment || amount >= of.amount)
         else {
             self.unclaimed += amount;
-            self.paid.insert(n, Paid::first(amount, told, None));
+            self.paid.insert(n, Paid::first(amount, told, None, amount));
             return "unclaimed";
         };
         (invoice.stage, invoice.at) = (Stage::Credited, now);
@@ -137,7 +158,8 @@ impl Model {
                 Some(session)
             }
         };
-        self.paid.insert(n, Paid::first(amount, told, session));
+        let nobodys = if session.is_some() { 0 } else { amount - invoice.amount };
+        self.paid.insert(n, Paid::first(amount, told, session, nobodys));
         if amount > invoice.amount { "overpaid" } else { "applied" }
     }
 

@@ -18,6 +18,8 @@ mod server;
 // The real rules of tellings, which are private to the adapters.
 #[path = "../../src/lightning/telling.rs"]
 mod telling;
+// Here it always does as it is told.
+#[allow(dead_code)]
 #[path = "../api/transcoder.rs"]
 mod transcoder;
 mod truth;

@@ -31,18 +31,20 @@ impl Books {
                     let sum = books.credited.entry(hash.parse().unwrap()).or_default();
                     *sum = (sum.0 + amount, sum.1 + 1);
                 }
-                ["earn", hash] => {
-                    books.earned.insert(hash.parse().unwrap(), from_viewers(&entry));
+                // A hash that was paid again may be earned or expire again.
+                ["earn", hash] | ["earn", hash, _] => {
+                    *books.earned.entry(hash.parse().unwrap()).or_default() += from_viewers(&entry);
                 }
                 ["draw", session, number] => {
                     let key = (session.to_owned(), number.parse().unwrap());
                     books.drawn.insert(key, from_viewers(&entry));
                 }
-                ["expire", hash] => {
-                    books.expired.insert(hash.parse().unwrap(), from_viewers(&entry));
+                ["expire", hash] | ["expire", hash, _] => {
+                    *books.expired.entry(hash.parse().unwrap()).or_default() +=
+                        from_viewers(&entry);
                 }
                 // What was nobody's became a viewer's, by his proof.
-                ["claim", _] => {}
+                ["claim", ..] => {}
                 _ => panic!("an entry that nothing here causes: {}", entry.id),
             }
         }

@@ -26,7 +26,6 @@ pub struct Purchase {
     pub hash: PaymentHash,
     pub macaroon: String,
     pub segment: u32,
-    pub issued_ms: u64,
     /// When it was served, in milliseconds.
     pub grants: Vec<u64>,
 }
@@ -152,8 +151,7 @@ impl World {
         let header = reply.headers["www-authenticate"].to_str().unwrap();
         let macaroon = header.split('"').nth(1).unwrap().to_owned();
         let hash = reply.json()["payment_hash"].as_str().unwrap().parse().unwrap();
-        let issued_ms = self.machine.clock.now_ms();
-        self.purchases.push(Purchase { hash, macaroon, segment, issued_ms, grants: Vec::new() });
+        self.purchases.push(Purchase { hash, macaroon, segment, grants: Vec::new() });
     }
 
     /// What a server may say beside what it should: that a write failed, that it makes no invoices while payments cannot be booked, or that
@@ -219,15 +217,6 @@ impl World {
     fn paid_ones(&self) -> Vec<usize> {
         let paid = |n: &usize| self.is_paid(&self.purchases[*n].hash);
         (0..self.purchases.len()).filter(paid).collect()
-    }
-
-    /// Whether the ledger has booked a payment.
-    pub fn is_booked(&self, hash: &PaymentHash) -> bool {
-        use sluice::store::Ledger as _;
-        let entry = format!("credit:{hash}:0");
-        let before = format!("credit:{hash}:/");
-        let found = self.process.store.entries(Some(&before), 1).unwrap_or_default();
-        found.first().is_some_and(|of| of.id == entry)
     }
 
     /// A viewer shows what he bought. One whose payment is not booked would wait eight seconds: only some do.
