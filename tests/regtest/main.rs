@@ -17,5 +17,6 @@ mod nodes;
 mod segments;
 mod sessions;
 mod starts;
+mod watch;
 // Shared with tests/soak.rs and benches/paid_segment.rs.
 mod world;

@@ -356,6 +356,11 @@ impl Account {
         self.bills.iter().filter(paying).any(|bill| bill.offer.segments.contains(&n))
     }
 
+    /// Whether a segment's bytes have been here.
+    pub(super) fn came(&self, n: SegmentNumber) -> bool {
+        self.arrived.contains(&n)
+    }
+
     /// A segment's valid bytes are here.
     pub(super) fn arrived(&mut self, n: SegmentNumber, now_ms: u64) {
         self.watched.touch(now_ms);

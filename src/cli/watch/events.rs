@@ -187,7 +187,8 @@ mod tests {
             let expected =
                 [Event::Waiting(SegmentNumber(3)), Event::Served(SegmentNumber(4)), Event::End];
             prop_assert_eq!(events, expected);
-            prop_assert_eq!(reader.resumed().last_id(), Some("7-1"));
+            let reader = reader.resumed();
+            prop_assert_eq!(reader.last_id(), Some("7-1"));
         }
 
         #[test]

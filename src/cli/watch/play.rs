@@ -22,6 +22,10 @@ const TRIES: u32 = 3;
 const AWAY_MAX: Duration = Duration::from_secs(120);
 /// When paying has stopped, a payment of the last moment may still let a segment out.
 const LAST_WORD: Duration = Duration::from_secs(2);
+/// And what is paid then has this long to come.
+const LAST_BYTES: Duration = Duration::from_secs(30);
+/// A headless viewer is patient, but looks up now and then.
+const LOOK_UP: Duration = Duration::from_secs(60);
 
 /// What the parts of a visit work with.
 pub(super) struct Stage<'a> {
@@ -57,6 +61,7 @@ pub(super) async fn segment(
     let visit = stage.visit;
     let begun = Instant::now();
     let mut failures = 0;
+    let mut not_coming = std::pin::pin!(not_coming(visit, n));
     loop {
         visit.asked();
         let covered = visit.with(|account, now| {
@@ -68,7 +73,7 @@ pub(super) async fn segment(
             let file = format!("{n}.m4s");
             tokio::select! {
                 media = stage.remote.media(rendition.as_str(), &file) => media,
-                () = not_coming(visit, n) => return Err(Denied::Stopped),
+                () = &mut not_coming => return Err(Denied::Stopped),
             }
         };
         let broken = match media {
@@ -100,7 +105,10 @@ pub(super) async fn segment(
             }
             None => {}
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::select! {
+            () = tokio::time::sleep(TRY_AGAIN) => {}
+            () = &mut not_coming => return Err(Denied::Stopped),
+        }
     }
 }
 
@@ -111,16 +119,16 @@ fn broke(stage: &Stage<'_>, n: SegmentNumber, covered: bool) {
     }
 }
 
-/// Waits until paying has stopped and this segment will not be paid.
+/// Waits until paying has stopped and this segment does not come any more.
 async fn not_coming(visit: &Visit, n: SegmentNumber) {
     visit.stopped.cancelled().await;
     tokio::time::sleep(LAST_WORD).await;
     let comes = visit.read(|account, _| {
         let free = account.tariff().price_of(n) == Some(Msat::ZERO);
-        free || account.covers(n) || account.pays(n)
+        free || account.covers(n) || account.pays(n) || account.came(n)
     });
     if comes {
-        std::future::pending().await
+        tokio::time::sleep(LAST_BYTES).await;
     }
 }
 
@@ -138,22 +146,27 @@ pub(super) async fn init(stage: &Stage<'_>, rendition: &RenditionName) -> Result
 
 /// Plays the whole film without a player, paced by the payments.
 pub(super) async fn headless(stage: &Stage<'_>) -> End {
-    let segments = stage.visit.read(|account, _| account.tariff().timeline.segments());
+    let visit = stage.visit;
+    let segments = visit.read(|account, _| account.tariff().timeline.segments());
     for n in (0..segments).map(SegmentNumber) {
-        let begun = Instant::now();
+        let mut away: Option<Instant> = None;
         loop {
-            match segment(stage, stage.rendition, n, None).await {
+            let denied = match segment(stage, stage.rendition, n, Some(LOOK_UP)).await {
                 Ok(_) => break,
-                Err(Denied::Stopped) => return stage.visit.ended().unwrap_or(End::Film),
-                Err(Denied::Failed(words)) => {
-                    if let Some(end) = stage.visit.ended() {
-                        return end;
-                    }
-                    if begun.elapsed() > AWAY_MAX {
-                        return End::Server(format!("segment {n} does not come: {words}"));
-                    }
+                Err(denied) => denied,
+            };
+            if let Some(end) = visit.ended() {
+                return end;
+            }
+            let since = *away.get_or_insert_with(Instant::now);
+            match denied {
+                Denied::Failed(words) if since.elapsed() > AWAY_MAX => {
+                    return End::Server(format!("segment {n} does not come: {words}"));
                 }
-                Err(Denied::Unpaid) => {}
+                Denied::Unpaid if visit.read(|account, _| account.covers(n)) => {
+                    return End::Lied(format!("segment {n} is paid and does not come"));
+                }
+                Denied::Failed(_) | Denied::Unpaid | Denied::Stopped => {}
             }
         }
     }

@@ -15,7 +15,9 @@ const SEGMENTS_MAX: usize = 43_200;
 /// More than any ladder has.
 const RENDITIONS_MAX: usize = 32;
 /// An hour for one segment is no segment.
-const SEGMENT_MICROS_MAX: u64 = 3_600 * 1_000_000;
+const SEGMENT_SECONDS_MAX: u64 = 3_600;
+/// Six are written; a binary fraction that is printed has up to seventeen.
+const DECIMALS_MAX: usize = 17;
 
 /// One rendition of a multivariant playlist.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,16 +101,19 @@ fn begun(text: &str) -> Result<impl Iterator<Item = &str>, String> {
     Ok(lines.filter(|line| !line.is_empty()))
 }
 
+/// To the nearest tick, because the crate that writes playlists prints some durations as 15.968088999999999.
 fn ticks(seconds: &str) -> Option<u64> {
     let (whole, part) = seconds.split_once('.').unwrap_or((seconds, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > 6 {
+    if whole.is_empty() || !digits(whole) || !digits(part) || part.len() > DECIMALS_MAX {
         return None;
     }
-    let micros: u64 = format!("{part:0<6}").parse().ok()?;
-    let micros = whole.parse::<u64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)?;
-    let scaled = micros.checked_mul(TICKS_PER_SECOND)?.checked_add(500_000)?;
-    (micros <= SEGMENT_MICROS_MAX).then_some(scaled / 1_000_000)
+    let unit = 10_u128.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let part = if part.is_empty() { 0 } else { part.parse::<u128>().ok()? };
+    let whole = whole.parse::<u64>().ok().filter(|whole| *whole <= SEGMENT_SECONDS_MAX)?;
+    let scaled = u128::from(whole).checked_mul(unit)?.checked_add(part)?;
+    let ticks = scaled.checked_mul(TICKS_PER_SECOND.into())?.checked_add(unit / 2)?;
+    u64::try_from(ticks.checked_div(unit)?).ok()
 }
 
 /// The multivariant playlist for the player.
@@ -188,7 +193,8 @@ mod tests {
     #[test]
     fn the_servers_renditions_are_read_and_written_anew() {
         let media = media([0, 90_000].map(Ticks::new).to_vec());
-        let variants = multivariant(&hls::multivariant(&media, "").unwrap()).unwrap();
+        let text = hls::multivariant(&media, "").unwrap();
+        let variants = multivariant(&text).unwrap();
         let names: Vec<_> = variants.iter().map(|variant| variant.name.as_str()).collect();
         assert_eq!(names, ["480p", "240p"]);
         let again = write_multivariant(&variants);

@@ -347,6 +347,12 @@ mod tests {
     }
 
     #[test]
+    fn nothing_that_a_terminal_obeys_is_shown_of_what_a_server_says() {
+        assert_eq!(plain("a \u{1b}[31mfilm\r\n\u{7}"), "a [31mfilm");
+        assert_eq!(plain(&"x".repeat(10_000)).len(), 300);
+    }
+
+    #[test]
     fn only_whole_boxes_are_a_segment() {
         let of = |kind: &str, len: u32| {
             let mut bytes = (len + 8).to_be_bytes().to_vec();
