@@ -117,7 +117,9 @@ pub(super) struct Account {
     last: Option<SegmentNumber>,
     /// Paid, and the money surely still there for them.
     covered: BTreeSet<SegmentNumber>,
-    /// Of those, the ones whose bytes were asked for and did not come.
+    /// Invoices that nobody will pay, and the server does not know yet.
+    stale: Vec<PaymentHash>,
+    /// Of the covered, the ones whose bytes were asked for and did not come.
     broken: BTreeSet<SegmentNumber>,
     /// After a seek, the segment that plays next: what lies elsewhere is not paid.
     position: Option<SegmentNumber>,
@@ -139,6 +141,7 @@ impl Account {
             arrived_worth: Msat::ZERO,
             last: None,
             covered: BTreeSet::new(),
+            stale: Vec::new(),
             broken: BTreeSet::new(),
             position: None,
             watched: Watched::new(now_ms),
@@ -172,10 +175,7 @@ impl Account {
             Event::Invoice(offer) => self.offered(offer)?,
             Event::Paid(hash) => self.settled(&hash),
             Event::Served(n) => {
-                // What this film does not have takes no room.
-                if self.tariff.price_of(n).is_some() {
-                    self.served.insert(n);
-                }
+                self.goes_out(n);
                 if self.position.is_some() {
                     self.position = Some(SegmentNumber(n.0.saturating_add(1)));
                 }
@@ -188,6 +188,33 @@ impl Account {
             Event::Waiting(_) | Event::End => {}
         }
         Ok(())
+    }
+
+    /// A segment is served, by the server's word or by its bytes.
+    fn goes_out(&mut self, n: SegmentNumber) {
+        // What this film does not have takes no room.
+        let Some(price) = self.tariff.price_of(n) else { return };
+        if self.served.contains(&n) || self.arrived.contains(&n) {
+            return;
+        }
+        self.served.insert(n);
+        if !price.is_zero() && !self.covered.contains(&n) && !self.pays(n) {
+            // Its money was paid for other segments, which may have to be paid anew.
+            self.covered.clear();
+        }
+        // Nobody needs these any more; a bundle's other segments need an invoice of their own.
+        let queued = |bill: &&mut Bill| bill.state == State::Queued;
+        for bill in self.bills.iter_mut().filter(queued) {
+            if bill.offer.segments.contains(&n) {
+                bill.state = State::Dropped;
+                self.stale.push(bill.offer.payment_hash);
+            }
+        }
+    }
+
+    /// Invoices that nobody will pay, for the server to replace; each once.
+    pub(super) fn take_stale(&mut self) -> Vec<PaymentHash> {
+        std::mem::take(&mut self.stale)
     }
 
     fn offered(&mut self, offer: Offer) -> Result<(), String> {
@@ -254,6 +281,7 @@ impl Account {
                         return Next::Lied(words);
                     }
                 }
+                Some(Verdict::Later) => {}
                 Some(Verdict::Wait(words)) => {
                     wait = Some(words);
                     break;
@@ -332,6 +360,8 @@ impl Account {
     pub(super) fn failed(&mut self, hash: &PaymentHash) {
         if let Some(bill) = self.bill_mut(hash) {
             bill.state = State::Failed;
+            // Its segments may have been drawn from what was paid for others.
+            self.covered.clear();
         }
     }
 
@@ -366,6 +396,7 @@ impl Account {
         self.watched.touch(now_ms);
         self.broken.remove(&n);
         self.last = Some(n);
+        self.goes_out(n);
         if self.arrived.insert(n) {
             let worth = self.tariff.price_of(n).unwrap_or_default();
             self.arrived_worth = add(self.arrived_worth, worth);

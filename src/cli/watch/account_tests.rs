@@ -76,17 +76,40 @@ fn an_invoice_is_paid_once_however_often_it_is_told() {
 }
 
 #[test]
-fn a_second_invoice_for_a_segment_is_refused_until_the_first_failed_for_good() {
+fn a_second_invoice_for_a_segment_waits_until_the_first_failed_for_good() {
     let mut visit = Visit::new(100_000);
-    let (first, second, third) =
-        (visit.offer(1, 2_000), visit.offer(1, 2_000), visit.offer(1, 2_000));
+    let (first, second) = (visit.offer(1, 2_000), visit.offer(1, 2_000));
     visit.told(Event::Invoice(first.clone()));
-    visit.told(Event::Invoice(second));
+    visit.told(Event::Invoice(second.clone()));
     visit.pays(&first);
     assert_eq!(visit.next(), Next::Nothing, "of unknown outcome, or under way");
     visit.account.failed(&first.payment_hash);
+    visit.pays(&second);
+    visit.paid(&second);
+    let third = visit.offer(1, 2_000);
     visit.told(Event::Invoice(third.clone()));
-    visit.pays(&third);
+    assert_eq!(visit.next(), Next::Nothing, "paid");
+    // It was drawn from that money: nobody needs the third any more, and the server hears of it.
+    visit.told(Event::Served(SegmentNumber(1)));
+    assert_eq!(visit.account.take_stale(), [third.payment_hash]);
+    assert_eq!(visit.next(), Next::Nothing);
+}
+
+#[test]
+fn a_segment_whose_money_went_to_another_one_is_paid_anew() {
+    let mut visit = Visit::new(100_000);
+    let (first, second, anew) =
+        (visit.offer(1, 2_000), visit.offer(2, 2_000), visit.offer(2, 2_000));
+    visit.told(Event::Invoice(first.clone()));
+    visit.told(Event::Invoice(second.clone()));
+    visit.pays(&first);
+    visit.account.failed(&first.payment_hash);
+    visit.pays(&second);
+    visit.paid(&second);
+    // The server drew the first segment from what was paid for the second.
+    visit.told(Event::Served(SegmentNumber(1)));
+    visit.told(Event::Invoice(anew.clone()));
+    visit.pays(&anew);
 }
 
 #[test]

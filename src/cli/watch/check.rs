@@ -50,8 +50,11 @@ pub(super) struct Standing {
 pub(super) enum Verdict {
     /// Pay it, for this fee at most.
     Pay(Facts, Msat),
-    /// Not yet.
+    /// Not yet, and nothing else before it.
     Wait(&'static str),
+    /// Perhaps later: its segment is paid, or in another open invoice. The server may have spent that money on another segment, and the
+    /// other payment may fail.
+    Later,
     /// Never: the server asks for what it must not.
     Refuse(String),
     /// It would exceed the budget.
@@ -79,6 +82,7 @@ pub(super) fn check(
         Err(words) => return Verdict::Refuse(words.to_owned()),
     };
     match against_segments(amount, offer, tariff, standing) {
+        Ok(()) if offer.segments.iter().any(|n| standing.open.contains(n)) => Verdict::Later,
         Ok(()) => within_budget(facts, amount, tariff, standing, budget),
         Err(words) => Verdict::Refuse(words),
     }
@@ -138,11 +142,6 @@ fn against_segments(
         }
         if standing.served.contains(&n) {
             return Err(format!("the invoice is for segment {n}, which was already delivered"));
-        }
-        if standing.open.contains(&n) {
-            return Err(format!(
-                "the invoice is for segment {n}, which is paid or in another open invoice"
-            ));
         }
     }
     if amount == owed {

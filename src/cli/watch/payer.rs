@@ -52,6 +52,9 @@ pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, in_flight: usize
     };
     let mut settle = std::pin::pin!(settle);
     loop {
+        for hash in visit.read(|account, _| account.take_stale()) {
+            reports.push(stage.remote.report_failed_quietly(hash).boxed());
+        }
         while !visit.stopped.is_cancelled() && under_way.len() < in_flight && failures.may_try() {
             match visit.read(super::account::Account::next) {
                 Next::Nothing => {
