@@ -58,6 +58,8 @@ const IN_FLIGHT_MAX: usize = 16;
 const HOLD_MS: u64 = 25_000;
 /// Where the player is not known: browsers' players give up at ten seconds.
 const HOLD_MS_UNKNOWN: u64 = 8_000;
+/// When the viewer has gone, payments under way are waited for this long.
+const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 /// mpv gives up after a minute.
 const HOLD_MS_MAX: u64 = 55_000;
 
@@ -88,6 +90,8 @@ pub struct Order {
     pub player: Option<String>,
     /// Where the playlist is served.
     pub listen: SocketAddr,
+    /// When the viewer has gone, payments under way are waited for this long.
+    pub settle_within: Duration,
 }
 
 impl Order {
@@ -106,6 +110,7 @@ impl Order {
             save: None,
             player: None,
             listen: ([127, 0, 0, 1], 0).into(),
+            settle_within: SETTLE_WITHIN,
         }
     }
 
@@ -284,6 +289,7 @@ impl Arguments {
             save: self.save.clone(),
             player: self.player.clone(),
             listen: self.listen,
+            settle_within: SETTLE_WITHIN,
         })
     }
 }

@@ -220,7 +220,8 @@ async fn while_an_outcome_is_unknown_nothing_else_is_paid_and_the_receipt_names_
         let server = Server::start().await;
         let wallet = TestWallet::that(&server.node, answer);
         let kept = kept();
-        let order = saving(&server, &kept);
+        let settle_within = Duration::from_secs(2);
+        let order = Order { settle_within, ..saving(&server, &kept) };
         let screen = Remembers::default();
         // Interrupted at last, after which payments under way are waited for.
         let interrupted = tokio::time::sleep(Duration::from_secs(3));

@@ -13,7 +13,6 @@ use sluice::lightning::fake::FakeNode;
 use tempfile::TempDir;
 
 use crate::liar::{Liar, SEGMENTS, event, invoice_by};
-use crate::server::segment;
 use crate::wallets::{Remembers, TestWallet};
 
 const DEADLINE: Duration = Duration::from_secs(60);

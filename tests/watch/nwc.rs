@@ -289,7 +289,11 @@ async fn a_wallet_that_never_answers_is_asked_for_one_payment_and_no_other() {
     let service = Service::start(&server.node, Habit::Deaf).await;
     let wallet = service.wallet().await;
     let dir = tempfile::tempdir().unwrap();
-    let order = Order { save: Some(dir.path().join("film.mp4")), ..Order::new(&server.page()) };
+    let order = Order {
+        save: Some(dir.path().join("film.mp4")),
+        settle_within: Duration::from_secs(2),
+        ..Order::new(&server.page())
+    };
     let screen = Remembers::default();
     let interrupted = tokio::time::sleep(Duration::from_secs(8));
     let visit = watch(&order, &wallet, &screen, interrupted);

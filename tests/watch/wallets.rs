@@ -28,13 +28,23 @@ pub enum Answer {
     LiesAboutTheProof,
 }
 
+/// What became of one payment.
+#[derive(Default)]
+struct Sent {
+    /// How often it was asked for.
+    times: u32,
+    preimage: Option<Preimage>,
+    /// Look-ups that say nothing yet.
+    looks: u32,
+}
+
 /// A wallet whose payments go to the fake node of a server.
 pub struct TestWallet {
     node: Arc<FakeNode>,
     script: Mutex<VecDeque<Answer>>,
     usual: Answer,
     fee: Msat,
-    paid: Mutex<HashMap<PaymentHash, (u32, Option<Preimage>, u32)>>,
+    paid: Mutex<HashMap<PaymentHash, Sent>>,
     network: Option<Network>,
 }
 
@@ -70,20 +80,20 @@ impl TestWallet {
     /// How many invoices it was asked to pay, of which none twice.
     pub fn asked(&self) -> usize {
         let paid = self.paid.lock().unwrap();
-        for (hash, (times, ..)) in &*paid {
-            assert_eq!(*times, 1, "{hash} was asked for more than once");
+        for (hash, sent) in &*paid {
+            assert_eq!(sent.times, 1, "{hash} was asked for more than once");
         }
         paid.len()
     }
 
     /// How many it paid.
     pub fn paid(&self) -> usize {
-        self.paid.lock().unwrap().values().filter(|(_, preimage, _)| preimage.is_some()).count()
+        self.paid.lock().unwrap().values().filter(|sent| sent.preimage.is_some()).count()
     }
 
     fn pay_now(&self, payment: &Payment) -> Preimage {
         let preimage = self.node.pay(&payment.bolt11).unwrap();
-        self.paid.lock().unwrap().get_mut(&payment.hash).unwrap().1 = Some(preimage);
+        self.paid.lock().unwrap().get_mut(&payment.hash).unwrap().preimage = Some(preimage);
         preimage
     }
 }
@@ -95,7 +105,7 @@ impl Wallet for TestWallet {
     }
 
     async fn pay(&self, payment: &Payment) -> Outcome {
-        self.paid.lock().unwrap().entry(payment.hash).or_default().0 += 1;
+        self.paid.lock().unwrap().entry(payment.hash).or_default().times += 1;
         let next = self.script.lock().unwrap().pop_front();
         let fee = Some(self.fee);
         match next.unwrap_or(self.usual) {
@@ -107,7 +117,7 @@ impl Wallet for TestWallet {
             Answer::Fails => Outcome::Failed("no route".to_owned()),
             Answer::Silent(looks) => {
                 self.pay_now(payment);
-                self.paid.lock().unwrap().get_mut(&payment.hash).unwrap().2 = looks;
+                self.paid.lock().unwrap().get_mut(&payment.hash).unwrap().looks = looks;
                 Outcome::Unknown("silence".to_owned())
             }
             Answer::Mute => Outcome::Unknown("silence".to_owned()),
@@ -119,12 +129,10 @@ impl Wallet for TestWallet {
 
     async fn look_up(&self, payment: &Payment) -> Outcome {
         let mut paid = self.paid.lock().unwrap();
-        let (_, preimage, looks) = paid.get_mut(&payment.hash).unwrap();
-        *looks = looks.saturating_sub(1);
-        match preimage {
-            Some(preimage) if *looks == 0 => {
-                Outcome::Paid { preimage: *preimage, fee: Some(self.fee) }
-            }
+        let sent = paid.get_mut(&payment.hash).unwrap();
+        sent.looks = sent.looks.saturating_sub(1);
+        match sent.preimage {
+            Some(preimage) if sent.looks == 0 => Outcome::Paid { preimage, fee: Some(self.fee) },
             _ => Outcome::Unknown("silence".to_owned()),
         }
     }
@@ -160,7 +168,6 @@ impl Screen for Remembers {
     }
 
     fn note(&self, text: &str) {
-        eprintln!("note: {text}");
         self.notes.lock().unwrap().push(text.to_owned());
     }
 

@@ -115,11 +115,11 @@ pub(super) struct Account {
     arrived: BTreeSet<SegmentNumber>,
     arrived_worth: Msat,
     last: Option<SegmentNumber>,
-    /// Paid, and the money surely still there for them.
-    covered: BTreeSet<SegmentNumber>,
+    /// What is served is worth this much.
+    served_worth: Msat,
     /// Invoices that nobody will pay, and the server does not know yet.
     stale: Vec<PaymentHash>,
-    /// Of the covered, the ones whose bytes were asked for and did not come.
+    /// Paid segments whose bytes were asked for and did not come.
     broken: BTreeSet<SegmentNumber>,
     /// After a seek, the segment that plays next: what lies elsewhere is not paid.
     position: Option<SegmentNumber>,
@@ -140,7 +140,7 @@ impl Account {
             arrived: BTreeSet::new(),
             arrived_worth: Msat::ZERO,
             last: None,
-            covered: BTreeSet::new(),
+            served_worth: Msat::ZERO,
             stale: Vec::new(),
             broken: BTreeSet::new(),
             position: None,
@@ -180,11 +180,7 @@ impl Account {
                     self.position = Some(SegmentNumber(n.0.saturating_add(1)));
                 }
             }
-            Event::Seek(n) => {
-                self.position = Some(n);
-                // After a seek the server draws what was paid for other segments first, so these may have to be paid anew.
-                self.covered.clear();
-            }
+            Event::Seek(n) => self.position = Some(n),
             Event::Waiting(_) | Event::End => {}
         }
         Ok(())
@@ -194,14 +190,10 @@ impl Account {
     fn goes_out(&mut self, n: SegmentNumber) {
         // What this film does not have takes no room.
         let Some(price) = self.tariff.price_of(n) else { return };
-        if self.served.contains(&n) || self.arrived.contains(&n) {
+        if !self.served.insert(n) {
             return;
         }
-        self.served.insert(n);
-        if !price.is_zero() && !self.covered.contains(&n) && !self.pays(n) {
-            // Its money was paid for other segments, which may have to be paid anew.
-            self.covered.clear();
-        }
+        self.served_worth = add(self.served_worth, price);
         // Nobody needs these any more; a bundle's other segments need an invoice of their own.
         let queued = |bill: &&mut Bill| bill.state == State::Queued;
         for bill in self.bills.iter_mut().filter(queued) {
@@ -314,8 +306,8 @@ impl Account {
         let mut standing = Standing {
             now_s: now_ms / 1_000,
             watched_ms: self.watched.until(now_ms),
-            served: self.served.union(&self.arrived).copied().collect(),
-            open: self.covered.clone(),
+            served: self.served.clone(),
+            open: self.covered(),
             ..Standing::default()
         };
         let mut paid = Msat::ZERO;
@@ -352,16 +344,12 @@ impl Account {
     ) {
         let Some(bill) = self.bill_mut(hash) else { return };
         (bill.state, bill.fee, bill.preimage) = (State::Paid, fee, preimage);
-        let segments = bill.offer.segments.clone();
-        self.covered.extend(segments);
     }
 
     /// It failed for good: nothing was and will be sent for it.
     pub(super) fn failed(&mut self, hash: &PaymentHash) {
         if let Some(bill) = self.bill_mut(hash) {
             bill.state = State::Failed;
-            // Its segments may have been drawn from what was paid for others.
-            self.covered.clear();
         }
     }
 
@@ -377,7 +365,39 @@ impl Account {
 
     /// Whether a segment is paid.
     pub(super) fn covers(&self, n: SegmentNumber) -> bool {
-        self.covered.contains(&n)
+        self.covered().contains(&n)
+    }
+
+    /// The segments that the money which is paid and not drawn is there for. The server draws it for whatever plays next, not for what its
+    /// invoices had planned: after a jump, or where one of several payments failed or is slow, those are others.
+    fn covered(&self) -> BTreeSet<SegmentNumber> {
+        let mut credit = Msat::ZERO;
+        for bill in &self.bills {
+            match bill.state {
+                State::Paid => credit = add(credit, bill.amount),
+                // Its segment went out already, drawn from what was paid for another: this money will be there for that one.
+                State::Paying => {
+                    let served = bill.offer.segments.iter().filter(|n| self.served.contains(n));
+                    let prices = served.filter_map(|n| self.tariff.price_of(*n));
+                    credit = add(credit, prices.fold(Msat::ZERO, add));
+                }
+                State::Queued | State::Dropped | State::Failed => {}
+            }
+        }
+        credit = credit.saturating_sub(self.served_worth);
+        let after = |n: SegmentNumber| SegmentNumber(n.0.saturating_add(1));
+        let next = self.served.last().copied().map(after);
+        let mut n = self.position.or(next).unwrap_or(SegmentNumber(0));
+        let mut covered = BTreeSet::new();
+        while let Some(price) = self.tariff.price_of(n) {
+            if !price.is_zero() && !self.served.contains(&n) {
+                let Some(rest) = credit.checked_sub(price) else { break };
+                credit = rest;
+                covered.insert(n);
+            }
+            n = after(n);
+        }
+        covered
     }
 
     /// Whether a payment for a segment is under way.

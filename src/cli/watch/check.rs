@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::events::Offer;
+use super::receipt::sat;
 use super::tariff::{Tariff, add, times};
 use crate::domain::amount::Msat;
 use crate::domain::id::SegmentNumber;
@@ -147,7 +148,7 @@ fn against_segments(
     if amount == owed {
         return Ok(());
     }
-    Err(format!("the invoice asks for {amount}; by the agreed price it is {owed}"))
+    Err(format!("the invoice asks for {}; by the agreed price it is {}", sat(amount), sat(owed)))
 }
 
 fn within_budget(
@@ -162,13 +163,18 @@ fn within_budget(
     if add(add(standing.asked, standing.fees), with_fee) > budget.max {
         let left = budget.max.saturating_sub(add(standing.asked, standing.fees));
         return Verdict::Spent(format!(
-            "the next segment costs {amount} and up to {fee_max} in fees; {left} of the budget is left"
+            "the next segment costs {} and up to {} in fees; {} of the budget is left",
+            sat(amount),
+            sat(fee_max),
+            sat(left)
         ));
     }
     if let Some(max) = budget.max_per_minute {
         if with_fee > max {
             return Verdict::Spent(format!(
-                "one segment costs {amount} and up to {fee_max} in fees, more than a minute may cost"
+                "one segment costs {} and up to {} in fees, more than a minute may cost",
+                sat(amount),
+                sat(fee_max)
             ));
         }
         if add(standing.last_minute, with_fee) > max {

@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::account::{Next, Payable};
 use super::play::Stage;
-use super::receipt::End;
+use super::receipt::{End, sat};
 use super::wallet::Payment;
-use super::{Outcome, Wallet};
+use super::{Order, Outcome, Wallet};
 use crate::domain::amount::Msat;
 use crate::domain::id::Preimage;
 use crate::runtime::{Backoff, Clock as _, SystemClock};
@@ -29,8 +29,6 @@ const LOOK_UP_FIRST: Duration = Duration::from_secs(2);
 const LOOK_UP_MAX: Duration = Duration::from_secs(30);
 /// A payment that is unknown so long after its invoice expired is left to the viewer.
 const GIVE_UP_SECONDS: u64 = 60;
-/// When the viewer has gone, payments under way are waited for this long.
-const SETTLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// What is known of a payment in the end.
 enum Settled {
@@ -40,7 +38,8 @@ enum Settled {
 }
 
 /// Pays until the visit is over, then waits for what is under way.
-pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, in_flight: usize) {
+pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, order: &Order) {
+    let in_flight = order.in_flight;
     let visit = stage.visit;
     let mut under_way = FuturesUnordered::new();
     let mut reports = FuturesUnordered::new();
@@ -48,7 +47,7 @@ pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, in_flight: usize
     let mut waiting: Option<Instant> = None;
     let settle = async {
         visit.over.cancelled().await;
-        tokio::time::sleep(SETTLE_WITHIN).await;
+        tokio::time::sleep(order.settle_within).await;
     };
     let mut settle = std::pin::pin!(settle);
     loop {
@@ -112,7 +111,7 @@ fn book(stage: &Stage<'_>, failures: &mut Failures, payable: &Payable, settled: 
             failures.clear();
             stage.visit.with(|account, _| account.paid(&payable.hash, fee, preimage));
             if let Some(fee) = fee.filter(|fee| *fee > payable.fee_max) {
-                stage.screen.note(&format!("a route cost {fee}, more than it should"));
+                stage.screen.note(&format!("a route cost {}, more than it should", sat(fee)));
             }
             false
         }
@@ -130,7 +129,7 @@ fn book(stage: &Stage<'_>, failures: &mut Failures, payable: &Payable, settled: 
         Settled::Unknown(words) => {
             let words = format!(
                 "it is not known whether {} for segment {} were paid ({words}): ask your wallet for {}",
-                payable.amount,
+                sat(payable.amount),
                 payable.segments.first().map_or(0, |first| first.0),
                 payable.hash
             );

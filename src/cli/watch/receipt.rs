@@ -99,8 +99,6 @@ pub struct Saved {
 /// A visit's receipt.
 #[derive(Clone)]
 pub struct Receipt {
-    /// A random number for the viewer's files.
-    pub id: String,
     /// The title.
     pub title: String,
     /// Its page.
@@ -185,7 +183,6 @@ impl Receipt {
             told
         });
         json!({
-            "id": self.id,
             "title": self.title,
             "url": self.url,
             "begun_ms": self.begun_ms,

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::account::{Account, State, Totals};
 use super::check::{Budget, fee_cap};
 use super::play::{self, Stage};
-use super::receipt::{End, Payment, Receipt, Saved};
+use super::receipt::{End, Payment, Receipt, Saved, sat};
 use super::save::Saver;
 use super::session::{Opened, Place, Remote, Title, plain};
 use super::tariff::{Tariff, add, times};
@@ -19,7 +19,7 @@ use super::{Asked, Order, Screen, Wallet};
 use super::{follow, local, payer, playlist};
 use crate::domain::amount::Msat;
 use crate::domain::id::SegmentNumber;
-use crate::runtime::{Clock as _, SystemClock, lock, random_bytes};
+use crate::runtime::{Clock as _, SystemClock, lock};
 
 /// Media requests to the server at once: players ask for one, some for a whole film.
 const REQUESTS_MAX: usize = 8;
@@ -195,7 +195,9 @@ async fn prepare(
     let minute = tariff.of_minute();
     if let Some(max) = order.max_per_minute.filter(|max| minute > *max) {
         bail!(
-            "a minute costs {minute}, more than the {max} of --max-sat-per-minute: nothing was paid"
+            "a minute costs {}, more than the {} of --max-sat-per-minute: nothing was paid",
+            sat(minute),
+            sat(max)
         );
     }
     let free_from = tariff.first_paid.and_then(|first| tariff.timeline.span(first));
@@ -256,7 +258,7 @@ async fn play_and_pay(
         visit.over.cancel();
     };
     let paying = async {
-        payer::run(stage, wallet, order.in_flight).await;
+        payer::run(stage, wallet, order).await;
     };
     let following = async {
         tokio::select! {
@@ -313,9 +315,7 @@ fn receipt(visit: &Visit, place: &Place, title: Title, begun_ms: u64, saves: boo
         };
         bills.map(of).collect()
     });
-    let id = random_bytes::<8>();
     Receipt {
-        id: hex::encode(id),
         title: plain(&title.title),
         url: format!("{}watch/{}", place.base, place.video),
         begun_ms,
