@@ -255,13 +255,13 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     screen.clear();
     wallet.close().await;
     let receipt = watched?;
-    if let Some(file) = &arguments.receipt {
-        write_private(file, &serde_json::to_vec_pretty(&receipt.json(true))?)?;
-    }
     if arguments.json {
         output::line(&receipt.json(false).to_string());
     } else {
         output::line(&receipt.text());
+    }
+    if let Some(file) = &arguments.receipt {
+        write_private(file, &serde_json::to_vec_pretty(&receipt.json(true))?)?;
     }
     if !matches!(receipt.end, End::Film | End::Interrupted) {
         output::error(&receipt.end.words());

@@ -111,4 +111,13 @@ mod tests {
         );
         assert!(super::facts(&"l".repeat(8_000)).is_err());
     }
+
+    #[test]
+    fn the_fees_of_a_route_hint_compound_from_the_payee_backwards() {
+        // BOLT 11's example with two hops: 1 msat and 20 ppm, then 2 msat and 30 ppm.
+        let text = "lnbc20m1pvjluezsp5zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zygspp5qqqsyqcyq5rqwzqfqqqsyqcyq5rqwzqfqqqsyqcyq5rqwzqfqypqhp58yjmdan79s6qqdhdzgynm4zwqd5d7xmw5fk98klysy043l2ahrqsfpp3qjmp7lwpagxun9pygexvgpjdc4jdj85fr9yq20q82gphp2nflc7jtzrcazrra7wwgzxqc8u7754cdlpfrmccae92qgzqvzq2ps8pqqqqqqpqqqqq9qqqvpeuqafqxu92d8lr6fvg0r5gv0heeeqgcrqlnm6jhphu9y00rrhy4grqszsvpcgpy9qqqqqqgqqqqq7qqzq9qrsgqdfjcdk6w3ak5pca9hwfwfh63zrrz06wwfya0ydlzpgzxkn5xagsqz7x9j4jwe7yj7vaf2k9lqsdk45kts2fd0fkr28am0u4w95tt2nsq76cqw0";
+        let facts = facts(text).unwrap();
+        assert_eq!(facts.amount, Some(Msat::new(2_000_000_000)));
+        assert_eq!(facts.hint_fee, Msat::new(60_002 + 40_002));
+    }
 }

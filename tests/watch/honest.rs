@@ -216,7 +216,7 @@ async fn silence_is_looked_up_and_never_paid_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_an_outcome_is_unknown_nothing_else_is_paid_and_the_receipt_names_it() {
-    for answer in [Answer::Mute, Answer::LiesAboutTheProof] {
+    let visits = [Answer::Mute, Answer::LiesAboutTheProof].map(async |answer| {
         let server = Server::start().await;
         let wallet = TestWallet::that(&server.node, answer);
         let kept = kept();
@@ -233,7 +233,8 @@ async fn while_an_outcome_is_unknown_nothing_else_is_paid_and_the_receipt_names_
         assert!(!receipt.payments[0].known && receipt.payments[0].preimage.is_none());
         assert_eq!(receipt.paid_msat, Msat::ZERO);
         assert!(receipt.text().contains("unknown"), "{}", receipt.text());
-    }
+    });
+    futures::future::join_all(visits).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
-use futures::StreamExt as _;
 use serde_json::{Value, json};
 use sluice::domain::amount::Msat;
 use sluice::lightning::fake::FakeNode;
@@ -42,13 +42,19 @@ pub struct Liar {
     pub events: mpsc::UnboundedSender<Bytes>,
     pub ended: Arc<AtomicU32>,
     pub failed: Arc<Mutex<Vec<String>>>,
+    /// What each connection to the stream of events resumed after.
+    pub resumed: Arc<Mutex<Vec<Option<String>>>>,
 }
+
+/// Ends a connection to the stream of events; the next one goes on.
+pub const BREAK: &[u8] = b"break";
 
 struct Shared {
     lies: Lies,
     stream: Mutex<Option<mpsc::UnboundedReceiver<Bytes>>>,
     ended: Arc<AtomicU32>,
     failed: Arc<Mutex<Vec<String>>>,
+    resumed: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 type App = State<Arc<Shared>>;
@@ -78,12 +84,13 @@ impl Liar {
         };
         change(&mut lies);
         let (events, stream) = mpsc::unbounded_channel();
-        let (ended, failed) = (Arc::default(), Arc::default());
+        let (ended, failed, resumed) = (Arc::default(), Arc::default(), Arc::default());
         let shared = Shared {
             lies,
             stream: Mutex::new(Some(stream)),
             ended: Arc::clone(&ended),
             failed: Arc::clone(&failed),
+            resumed: Arc::clone(&resumed),
         };
         let router = Router::new()
             .route(
@@ -105,7 +112,7 @@ impl Liar {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { node, base, events, ended, failed }
+        Self { node, base, events, ended, failed, resumed }
     }
 
     pub fn page(&self) -> String {
@@ -157,18 +164,21 @@ async fn patch(State(app): App, body: String) -> &'static str {
     "{}"
 }
 
-async fn invoices(State(app): App) -> Response {
-    match app.stream.lock().unwrap().take() {
-        Some(stream) => {
-            let events = futures::stream::unfold(stream, |mut stream| async move {
-                stream.recv().await.map(|bytes| (Ok::<_, std::io::Error>(bytes), stream))
-            });
-            Body::from_stream(events).into_response()
+async fn invoices(State(app): App, headers: HeaderMap) -> Response {
+    let last = headers.get("last-event-id").map(|id| id.to_str().unwrap().to_owned());
+    app.resumed.lock().unwrap().push(last);
+    let Some(stream) = app.stream.lock().unwrap().take() else {
+        return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let events = futures::stream::unfold((stream, app), |(mut stream, app)| async move {
+        let bytes = stream.recv().await?;
+        if bytes == BREAK {
+            app.stream.lock().unwrap().replace(stream);
+            return None;
         }
-        // The first connection took the script; others hear nothing.
-        None => Body::from_stream(futures::stream::pending::<std::io::Result<Bytes>>().boxed())
-            .into_response(),
-    }
+        Some((Ok::<_, std::io::Error>(bytes), (stream, app)))
+    });
+    Body::from_stream(events).into_response()
 }
 
 async fn part(State(app): App, Path(file): Path<String>) -> Response {

@@ -12,7 +12,7 @@ use sluice::lightning::Network;
 use sluice::lightning::fake::FakeNode;
 use tempfile::TempDir;
 
-use crate::liar::{Liar, SEGMENTS, event, invoice_by};
+use crate::liar::{BREAK, Liar, SEGMENTS, event, invoice_by};
 use crate::wallets::{Remembers, TestWallet};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -74,12 +74,13 @@ async fn wrong_invoices_are_never_paid() {
             }),
         ),
     ];
-    for (why, lie) in lies {
+    let visits = lies.iter().map(async |(why, lie)| {
         let liar = Liar::start(|lies| lies.bytes = |_| None).await;
         liar.tell(lie(&liar));
         lied(&visit(&liar, |_| {}).await, 0, why);
         assert_eq!(liar.ended.load(Ordering::SeqCst), 1, "the session is ended");
-    }
+    });
+    futures::future::join_all(visits).await;
     let liar = Liar::start(|lies| lies.bytes = |_| None).await;
     liar.node.set_time(1_700_000_000);
     liar.tell(liar.invoice(0, 2_000, |_| {}));
@@ -241,4 +242,31 @@ async fn what_is_called_paid_or_failed_by_the_server_costs_the_viewer_nothing() 
     assert!(receipt.paid_msat <= Msat::new(6_000));
     visit.wallet.asked();
     assert!(liar.failed.lock().unwrap().is_empty(), "nothing failed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_is_resumed_after_its_last_event_and_pays_nothing_twice() {
+    let liar = Liar::start(|lies| lies.bytes = |_| None).await;
+    let invoice = liar.invoice(0, 2_000, |_| {});
+    let numbered = [b"id: 7-1\n".as_slice(), &invoice].concat();
+    liar.tell(numbered);
+    liar.tell(BREAK);
+    // Open ones are told again after a reconnection.
+    liar.tell(invoice);
+    liar.tell(BREAK);
+    liar.tell(event("end", &json!({})));
+    let visit = visit(&liar, |_| {}).await;
+    assert!(matches!(visit.result.unwrap().end, End::Server(_)));
+    assert_eq!(visit.wallet.asked(), 1);
+    let resumed = liar.resumed.lock().unwrap().clone();
+    let last = Some("7-1".to_owned());
+    assert_eq!(resumed, [None, last.clone(), last]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visit_that_never_began_leaves_no_file() {
+    let liar = Liar::start(|lies| lies.session = json!({})).await;
+    let visit = visit(&liar, |_| {}).await;
+    assert!(visit.result.is_err());
+    assert_eq!(std::fs::read_dir(visit.dir.path()).unwrap().count(), 0);
 }

@@ -266,19 +266,20 @@ async fn a_film_is_paid_by_nostr_wallet_connect() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wallet_that_falls_silent_or_answers_late_is_looked_up_and_never_asked_twice() {
-    for habit in [Habit::Silent, Habit::AnswersLate] {
-        let (_, service) = film(habit).await;
-        assert_eq!(service.asked(), SEGMENTS as usize - 1, "{habit:?}");
+    let (silent, late) = tokio::join!(film(Habit::Silent), film(Habit::AnswersLate));
+    for (_, service) in [silent, late] {
+        assert_eq!(service.asked(), SEGMENTS as usize - 1);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_payment_that_failed_is_replaced_and_one_that_arrived_after_all_is_not() {
-    for habit in [Habit::Fails, Habit::IsEmpty] {
-        let (_, service) = film(habit).await;
-        assert_eq!(service.asked(), SEGMENTS as usize, "{habit:?}: one more");
+    let (fails, empty, pays) =
+        tokio::join!(film(Habit::Fails), film(Habit::IsEmpty), film(Habit::FailsAndPays));
+    for (_, service) in [fails, empty] {
+        assert_eq!(service.asked(), SEGMENTS as usize, "one more");
     }
-    let (receipt, service) = film(Habit::FailsAndPays).await;
+    let (receipt, service) = pays;
     assert_eq!(service.asked(), SEGMENTS as usize - 1, "its record says that it arrived");
     assert_eq!(receipt.payments.len(), SEGMENTS as usize - 1);
 }

@@ -90,7 +90,7 @@ impl Saver {
     /// Puts the file in place; nothing where no segment came.
     pub(super) async fn finish(mut self) -> anyhow::Result<Option<Saved>> {
         if self.segments.is_empty() {
-            tokio::fs::remove_file(&self.part).await?;
+            // Its end removes the part file.
             return Ok(None);
         }
         if self.in_order {
@@ -100,7 +100,7 @@ impl Saver {
         }
         tokio::fs::rename(&self.part, &self.target).await?;
         Ok(Some(Saved {
-            file: self.target,
+            file: self.target.clone(),
             bytes: self.at,
             segments: u32::try_from(self.segments.len()).unwrap_or(u32::MAX),
             gaps: gaps(self.segments.keys().map(|SegmentNumber(n)| *n)),
@@ -120,6 +120,15 @@ impl Saver {
         out.sync_all().await?;
         tokio::fs::rename(&ordered, &self.part).await?;
         Ok(())
+    }
+}
+
+impl Drop for Saver {
+    /// A file without a segment is of no use to anybody.
+    fn drop(&mut self) {
+        if self.segments.is_empty() {
+            let _ = std::fs::remove_file(&self.part);
+        }
     }
 }
 
