@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::check::{Budget, Standing, Verdict, check, fee_cap};
+use super::check::{Budget, EXPIRY_MARGIN_SECONDS, Standing, Verdict, check, fee_cap};
 use super::events::{Event, Offer};
 use super::tariff::{Tariff, Watched, add};
 use crate::domain::amount::Msat;
@@ -255,7 +255,8 @@ impl Account {
                 continue;
             }
             // Once the clock is known to be right, an invoice that is too old is nobody's fault.
-            let too_old = self.clock_is_right && bill.offer.expires_at <= now_ms / 1_000;
+            let soon = (now_ms / 1_000).saturating_add(EXPIRY_MARGIN_SECONDS);
+            let too_old = self.clock_is_right && bill.offer.expires_at <= soon;
             let verdict = if too_old {
                 None
             } else {

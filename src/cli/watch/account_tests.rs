@@ -149,6 +149,26 @@ fn a_server_whose_first_invoice_is_wrong_is_left_at_once_and_another_after_a_few
 }
 
 #[test]
+fn invoices_that_expired_while_the_viewer_paused_are_nobodys_fault() {
+    let mut visit = Visit::new(100_000);
+    let first = visit.offer(1, 2_000);
+    visit.told(Event::Invoice(first.clone()));
+    visit.pays(&first);
+    visit.paid(&first);
+    for n in 0..2 * u64::from(REFUSED_MAX) {
+        visit.node.set_time(visit.now_ms / 1_000);
+        let offer = visit.offer(2, 2_000);
+        visit.told(Event::Invoice(offer));
+        visit.now_ms += (590 + n) * 1_000;
+        let next = visit.next();
+        assert!(!matches!(next, Next::Lied(_)), "{n}: {next:?}");
+        if let Next::Pay(payable) = next {
+            visit.account.failed(&payable.hash);
+        }
+    }
+}
+
+#[test]
 fn a_flood_of_invoices_takes_bounded_room() {
     let mut visit = Visit::new(100_000);
     let offer = visit.offer(1, 2_000);

@@ -11,7 +11,7 @@ use crate::domain::id::SegmentNumber;
 use crate::lightning::bolt11::{self, Facts};
 
 /// An invoice this close to its expiry is not paid: the payment could arrive too late.
-const EXPIRY_MARGIN_SECONDS: u64 = 5;
+pub(super) const EXPIRY_MARGIN_SECONDS: u64 = 5;
 /// A route may cost a twentieth of the amount, or this much on amounts so small that a base fee dominates.
 const FEE_FLOOR: Msat = Msat::new(2_000);
 const FEE_DIVISOR: u64 = 20;

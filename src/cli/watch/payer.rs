@@ -149,21 +149,20 @@ async fn settled(stage: &Stage<'_>, wallet: &dyn Wallet, payable: Payable) -> (P
         () = server_has(stage, &payment) => Outcome::Unknown("the wallet did not answer".to_owned()),
     };
     loop {
+        let server_has_it = stage
+            .visit
+            .read(|account, _| account.bill(&payment.hash).is_some_and(|bill| bill.settled));
         let words = match outcome {
             // What is no proof proves nothing: the payment may be under way all the same.
             Outcome::Paid { preimage, fee } if preimage.hash() == payment.hash => {
                 return (payable, Settled::Paid(Some(preimage), fee));
             }
+            // Whatever the wallet says: who has the money need not be paid.
+            _ if server_has_it => return (payable, Settled::Paid(None, None)),
             Outcome::Paid { .. } => "the wallet's proof of payment is wrong".to_owned(),
             Outcome::Failed(words) => return (payable, Settled::Failed(words)),
             Outcome::Unknown(words) => words,
         };
-        let known = |account: &mut super::account::Account, _| {
-            account.bill(&payment.hash).is_some_and(|bill| bill.settled)
-        };
-        if stage.visit.read(known) {
-            return (payable, Settled::Paid(None, None));
-        }
         if SystemClock.now_s() > payable.expires_at.saturating_add(GIVE_UP_SECONDS) {
             return (payable, Settled::Unknown(words));
         }
