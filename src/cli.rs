@@ -15,6 +15,7 @@ mod node;
 mod output;
 mod serve;
 mod upload;
+pub mod watch;
 
 /// A self-hosted streaming server that is paid per second watched, over Lightning.
 #[derive(Debug, Parser)]
@@ -38,6 +39,8 @@ enum Command {
     Upload(upload::Arguments),
     /// The Lightning node of a running server.
     Node(node::Arguments),
+    /// Play a film in any player, and pay for it segment by segment.
+    Watch(Box<watch::Arguments>),
     /// Decode and encode in a sandbox; started by the server itself.
     #[command(hide = true)]
     Worker,
@@ -76,6 +79,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Creator(arguments) => quiet(creator::run(&arguments)).await,
         Command::Upload(arguments) => quiet(upload::run(&arguments)).await,
         Command::Node(arguments) => quiet(node::run(&arguments)).await,
+        Command::Watch(arguments) => quiet(watch::run(&arguments)).await,
         Command::Worker => Ok(ExitCode::FAILURE),
     }
 }

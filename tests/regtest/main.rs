@@ -18,5 +18,6 @@ mod players;
 mod segments;
 mod sessions;
 mod starts;
+mod watch;
 // Shared with tests/soak.rs and benches/paid_segment.rs.
 mod world;
