@@ -29,7 +29,7 @@ WEB_INPUTS := $(shell find web -mindepth 1 \
 LINTED_WITH := 1.95
 LINTS := $(shell cargo --version 2>/dev/null | grep -q '^cargo $(LINTED_WITH)\.' && echo '-D warnings')
 
-.PHONY: help setup build-setup demo-setup web build demo test lint deny test-rust test-web soak bench install \
+.PHONY: help setup build-setup demo-setup bench-setup web build demo test lint deny test-rust test-web soak bench install \
 	clean
 
 help: ## list these targets
@@ -45,6 +45,9 @@ build-setup:
 
 demo-setup:
 	@.ci/setup demo
+
+bench-setup:
+	@.ci/setup bench
 
 web: build-setup web/dist/index.html ## build the pages into web/dist, if their inputs changed
 
@@ -87,8 +90,12 @@ test-web: setup build ## check the pages' types, run their unit tests, then a re
 soak: demo-setup web ## run tests/soak.rs at full length (SLUICE_SOAK=1): not part of `make test`
 	$(WITH_BITCOIND) SLUICE_SOAK=1 cargo test --locked --test soak $(ARGS) -- --nocapture
 
-bench: demo-setup web ## run the benches, with the profile of the tests
-	$(WITH_BITCOIND) cargo bench --locked --profile dev $(ARGS)
+# The heavy dependencies are those of the tests; our own crate, where the code of generic ones ends up, is optimised as it is in a release. It is
+# built once more for that, and not in the tests, which would be minutes slower to build.
+BENCH_PROFILE := --profile dev --config profile.dev.package.sluice.opt-level=2
+
+bench: bench-setup web ## run the benches, with the dependencies of the tests and our own code optimised
+	$(WITH_BITCOIND) CARGO_INCREMENTAL=0 cargo bench --locked $(BENCH_PROFILE) $(ARGS)
 
 install: web ## install an optimized `sluice` (the whole tree once more, under release/)
 	cargo install --locked --path .
