@@ -171,3 +171,89 @@ impl Shelf {
 const fn is_fresh(at_ms: u64, now_ms: u64, for_ms: u64) -> bool {
     at_ms <= now_ms && now_ms.saturating_sub(at_ms) < for_ms
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::amount::{Price, Share};
+    use crate::domain::id::{CreatorId, SegmentNumber};
+    use crate::domain::ledger::Split;
+    use crate::domain::video::{Media, Ticks, Timeline, Video, VideoState};
+
+    fn id() -> VideoId {
+        VideoId::new(Uuid::from_u128(7))
+    }
+
+    fn published(title: &str) -> Published {
+        let creator = CreatorId::new(Uuid::from_u128(1));
+        let timeline = Timeline::new(vec![Ticks::new(0), Ticks::new(1)]).unwrap();
+        Published {
+            video: Arc::new(Video {
+                id: id(),
+                creator,
+                title: title.to_owned(),
+                description: String::new(),
+                price: Price::FREE,
+                preview_seconds: 0,
+                state: VideoState::Ready,
+                version: Version(1),
+                created_ms: 0,
+            }),
+            media: Arc::new(Media {
+                version: Version(1),
+                timeline,
+                renditions: Vec::new(),
+                frames: 1,
+            }),
+            split: Split { creator, fee: Share::from_ppm(0).unwrap() },
+        }
+    }
+
+    fn title(shelf: &Shelf, now_ms: u64, stored: &str) -> String {
+        let found = shelf.title(id(), None, now_ms, || Ok(published(stored))).unwrap();
+        found.video.title.clone()
+    }
+
+    #[test]
+    fn a_title_is_read_once_a_second_and_after_each_change() {
+        let shelf = Shelf::new(0);
+        assert_eq!(title(&shelf, 5_000, "old"), "old");
+        assert_eq!(title(&shelf, 5_999, "new"), "old");
+        assert_eq!(title(&shelf, 6_000, "new"), "new");
+        shelf.changed(id());
+        assert_eq!(title(&shelf, 6_000, "newest"), "newest");
+        assert_eq!(title(&shelf, 4_000, "before"), "before", "the clock was set back");
+    }
+
+    #[test]
+    fn what_was_read_before_a_change_is_not_kept_after_it() {
+        let shelf = Shelf::new(0);
+        let read = || {
+            shelf.changed(id());
+            Ok(published("old"))
+        };
+        assert_eq!(shelf.title(id(), None, 0, read).unwrap().video.title, "old");
+        assert_eq!(title(&shelf, 0, "new"), "new");
+    }
+
+    async fn read_again(shelf: &Shelf, len: usize) -> bool {
+        let key = (id(), Version(1), "720p".parse().unwrap(), Part::Segment(SegmentNumber(0)));
+        let read = |len| async move { Ok(Some(Bytes::from(vec![0; len]))) };
+        shelf.bytes(&key, read(len)).await.unwrap();
+        shelf.bytes(&key, read(len + 1)).await.unwrap().unwrap().len() > len
+    }
+
+    #[tokio::test]
+    async fn a_part_is_read_once_where_there_is_room_for_it_and_again_after_its_title_is_gone() {
+        assert!(read_again(&Shelf::new(0), 10).await, "no room at all");
+        assert!(read_again(&Shelf::new(4_000), 3_000).await, "larger than a quarter");
+        let shelf = Shelf::new(1 << 20);
+        assert!(!read_again(&shelf, 3_000).await);
+        shelf.gone(id());
+        assert!(!read_again(&shelf, 2_000).await, "the shorter one was read");
+    }
+}
