@@ -18,7 +18,7 @@ use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
 pub struct Error(#[from] object_store::Error);
 
 /// Which part of a rendition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
     /// The init segment (EXT-X-MAP).
     Init,

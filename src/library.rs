@@ -21,7 +21,10 @@ use crate::runtime::{Clock, lock, new_uuid, random_bytes};
 use crate::store::{self, Change, Creator, Destination, KeyHash, Role, VideoEdit};
 
 pub mod jobs;
+mod shelf;
 pub mod upload;
+
+use shelf::Shelf;
 
 /// How sources are taken; a section of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,11 +34,13 @@ pub struct Options {
     pub source_bytes_max: u64,
     /// How often a source is tried before its title fails.
     pub attempts_max: u32,
+    /// Memory for the segments that are asked for most, in bytes.
+    pub cache_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { source_bytes_max: 50 << 30, attempts_max: 3 }
+        Self { source_bytes_max: 50 << 30, attempts_max: 3, cache_bytes: 256 << 20 }
     }
 }
 
@@ -185,7 +190,7 @@ pub struct EditVideo {
 #[derive(Debug, Clone)]
 pub struct Published {
     /// The title.
-    pub video: Video,
+    pub video: Arc<Video>,
     /// The version.
     pub media: Arc<Media>,
     /// Who earns from it.
@@ -199,12 +204,14 @@ pub struct Library {
     uploading: Mutex<std::collections::HashSet<VideoId>>,
     running: Mutex<HashMap<VideoId, CancellationToken>>,
     jobs: Notify,
+    shelf: Shelf,
 }
 
 impl Library {
     /// A library over its parts.
     pub fn new(parts: Parts) -> Self {
         Self {
+            shelf: Shelf::new(parts.options.cache_bytes),
             parts,
             progress: Mutex::default(),
             uploading: Mutex::default(),
@@ -348,7 +355,10 @@ impl Library {
             price: edit.msat_per_second.map(|price| self.price(price)).transpose()?,
             preview_seconds: edit.preview_seconds,
         };
-        self.parts.store.edit_video(id, edit)?.ok_or(Error::Missing("title"))
+        let edited = self.parts.store.edit_video(id, edit);
+        // Also where it failed: what is stored then is not known.
+        self.shelf.changed(id);
+        edited?.ok_or(Error::Missing("title"))
     }
 
     /// Removes a title and every byte of it.
@@ -358,6 +368,7 @@ impl Library {
     pub async fn delete_video(&self, id: VideoId, role: Role) -> Result<(), Error> {
         self.own_video(id, role)?;
         self.parts.store.delete_video(id)?;
+        self.shelf.gone(id);
         if let Some(running) = lock(&self.running).remove(&id) {
             running.cancel();
         }
@@ -396,11 +407,13 @@ impl Library {
     /// # Errors
     /// [`Error::Missing`] where it is not there or not published.
     pub fn published(&self, id: VideoId, version: Option<Version>) -> Result<Published, Error> {
-        let video = self.video(id, None)?;
-        let version = version.unwrap_or(video.version);
-        let media = self.parts.store.media(id, version)?.ok_or(Error::Missing("version"))?;
-        let split = Split { creator: video.creator, fee: self.parts.fee };
-        Ok(Published { video, media: Arc::new(media), split })
+        self.shelf.title(id, version, self.parts.clock.now_ms(), || {
+            let video = self.video(id, None)?;
+            let version = version.unwrap_or(video.version);
+            let media = self.parts.store.media(id, version)?.ok_or(Error::Missing("version"))?;
+            let split = Split { creator: video.creator, fee: self.parts.fee };
+            Ok(Published { video: Arc::new(video), media: Arc::new(media), split })
+        })
     }
 
     /// The terms under which a title is sold now.
@@ -424,8 +437,9 @@ impl Library {
     ) -> Result<Bytes, Error> {
         self.check_part(published, rendition, part)?;
         let (id, version) = (published.video.id, published.media.version);
-        let bytes = self.parts.blobs.get(id, version, rendition, part).await?;
-        bytes.ok_or(Error::Missing("segment"))
+        let read = self.parts.blobs.get(id, version, rendition, part);
+        let key = (id, version, rendition.clone(), part);
+        self.shelf.bytes(&key, read).await?.ok_or(Error::Missing("segment"))
     }
 
     /// The length of a part, without reading it.
@@ -440,8 +454,15 @@ impl Library {
     ) -> Result<u64, Error> {
         self.check_part(published, rendition, part)?;
         let (id, version) = (published.video.id, published.media.version);
+        let key = (id, version, rendition.clone(), part);
+        let now = self.parts.clock.now_ms();
+        if let Some(len) = self.shelf.length(&key, now) {
+            return Ok(len);
+        }
         let len = self.parts.blobs.len(id, version, rendition, part).await?;
-        len.ok_or(Error::Missing("segment"))
+        let len = len.ok_or(Error::Missing("segment"))?;
+        self.shelf.keep_length(key, len, now);
+        Ok(len)
     }
 
     fn check_part(

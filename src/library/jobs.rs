@@ -94,6 +94,7 @@ impl Library {
             Ok(Change::Done(video)) => {
                 let (segments, seconds) = (media.timeline.segments(), after.as_secs());
                 tracing::info!(video = %job.video, segments, seconds, "published");
+                self.shelf.changed(job.video);
                 self.tell(job.video, Progress::of(&video.state));
                 upload::remove_spooled(&self.parts.spool, job.video).await;
             }

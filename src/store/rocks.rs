@@ -8,8 +8,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction, IteratorMode,
-    MergeOperands, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBRecoveryMode, Direction,
+    IteratorMode, MergeOperands, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::engine::{Engine, Op, Rows, Table, decode_sum};
@@ -19,6 +19,12 @@ use super::{Durability, Error};
 const WRITE_BUFFER_BYTES: usize = 8 << 20;
 /// The log is cut at this size, which bounds what a start has to read again.
 const LOG_BYTES_MAX: u64 = 64 << 20;
+/// What was read is kept in memory up to this size, for all tables together; by itself each would have a cache of its own.
+const BLOCK_CACHE_BYTES: usize = 64 << 20;
+/// A look for what a file does not hold costs a read in one of a hundred.
+const BLOOM_BITS: f64 = 10.0;
+/// So many additions to a sum wait to be folded; a reading folds them each time, and balances are read after each sale.
+const ADDITIONS_MAX: usize = 16;
 
 /// An open database.
 pub struct Rocks {
@@ -38,11 +44,19 @@ impl Rocks {
         options.set_max_total_wal_size(LOG_BYTES_MAX);
         options.set_keep_log_file_num(2);
         options.set_max_open_files(256);
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE_BYTES));
+        blocks.set_bloom_filter(BLOOM_BITS, false);
+        // Otherwise the filters and indexes of each open file would come on top of the cache.
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
         let families = Table::ALL.map(|table| {
             let mut options = Options::default();
             options.set_write_buffer_size(WRITE_BUFFER_BYTES);
+            options.set_block_based_table_factory(&blocks);
             if table == Table::Balances {
                 options.set_merge_operator_associative("sum", add);
+                options.set_max_successive_merges(ADDITIONS_MAX);
             }
             ColumnFamilyDescriptor::new(table.name(), options)
         });
