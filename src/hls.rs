@@ -83,7 +83,28 @@ pub fn media(media: &Media) -> Result<String, Error> {
         .segments(segments)
         .build()
         .map_err(|error| Error(error.to_string()))?;
-    Ok(playlist.to_string())
+    Ok(exact(&playlist.to_string(), media))
+}
+
+/// hls_m3u8 prints durations as binary fractions, some of which take more decimals than the six from which a client finds the ticks again.
+fn exact(playlist: &str, media: &Media) -> String {
+    let mut spans = media.timeline.spans();
+    let mut text = String::with_capacity(playlist.len());
+    for line in playlist.lines() {
+        match line.strip_prefix("#EXTINF:").and_then(|_| spans.next()) {
+            Some((start, end)) => {
+                let length = duration(end.since(start));
+                let decimals = format!("{}.{:06}", length.as_secs(), length.subsec_micros());
+                let decimals = decimals.trim_end_matches('0').trim_end_matches('.');
+                text.push_str("#EXTINF:");
+                text.push_str(decimals);
+                text.push(',');
+            }
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Whole microseconds: the six decimals from which a client finds the ticks again.
@@ -114,6 +135,23 @@ mod tests {
             timeline: Timeline::new(boundaries).unwrap(),
             renditions: vec![rendition("720p", Some((1280, 720))), rendition("audio", None)],
             frames: 240,
+        }
+    }
+
+    #[test]
+    fn a_duration_has_six_decimals_at_most_and_gives_the_ticks_back() {
+        for ticks in [1_437_128_u64, 360_360, 1, 90_001, 5_400_007, 360_000] {
+            let timeline = Timeline::new(vec![Ticks::new(0), Ticks::new(ticks)]).unwrap();
+            let text = media(&Media { timeline, ..version() }).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("#EXTINF:")).unwrap();
+            let (seconds, micros) = line
+                .trim_end_matches(',')
+                .split_once('.')
+                .unwrap_or((line.trim_end_matches(','), "0"));
+            assert!(micros.len() <= 6, "{line}");
+            let micros: u64 = format!("{micros:0<6}").parse().unwrap();
+            let micros = seconds.parse::<u64>().unwrap() * 1_000_000 + micros;
+            assert_eq!((micros * 9 + 50) / 100, ticks, "{line}");
         }
     }
 

@@ -211,6 +211,8 @@ export class Payer {
     switch (outcome.kind) {
       case 'failed':
         bill.state = 'failed';
+        // The server may have drawn for this one what others paid for, so that those may have to be paid anew.
+        this.#account.uncover();
         // Nobody needs to know any more, and nothing is tried again.
         if (this.#ended) return;
         this.#listener.failed(bill.offer.paymentHash);
