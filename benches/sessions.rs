@@ -7,7 +7,6 @@
 #![allow(clippy::print_stdout, missing_docs, dead_code)]
 
 use std::io::{BufRead as _, BufReader};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -56,6 +55,11 @@ async fn serve(dir: &Path) {
     config.lightning.network = Network::Regtest;
     config.payment.challenges_per_client_per_minute = NonZeroU32::MAX;
     config.payment.challenges_per_second = NonZeroU32::MAX;
+    // All viewers of a bench have one address.
+    config.http.connections_per_client_max = config.http.connections_max;
+    config.payment.sessions_per_client_max = config.payment.sessions_max;
+    config.payment.streams_per_client_max = config.payment.streams_max;
+    config.payment.held_per_client_max = config.payment.held_max;
     let node = Arc::new(FakeNode::new(Network::Regtest).unwrap());
     let tasks = Tasks::default();
     let pieces = Pieces {
@@ -70,11 +74,12 @@ async fn serve(dir: &Path) {
     };
     let shared = assemble(pieces, &config, &tasks).unwrap();
     let pay = post(move |invoice: String| async move { node.pay(&invoice).map(|_| ()).unwrap() });
-    let router = router(shared).merge(Router::new().route("/pay", pay));
+    let router = router(Arc::clone(&shared)).merge(Router::new().route("/pay", pay));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{} {}", listener.local_addr().unwrap(), film.video);
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).await.unwrap();
+    let metrics = shared.metrics.clone();
+    let cancel = tasks.cancellation();
+    sluice::http::server::serve(listener, router, config.http.clone(), metrics, cancel).await;
 }
 
 fn resident_kib(pid: u32) -> u64 {

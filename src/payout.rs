@@ -15,7 +15,7 @@ use crate::domain::id::{CreatorId, PayoutId, Preimage};
 use crate::domain::ledger::Account;
 use crate::failpoint;
 use crate::lightning::{self, Outgoing, Sender};
-use crate::runtime::{Clock, lock, new_uuid};
+use crate::runtime::{Clock, lock, new_uuid, sleep};
 use crate::store::{self, Creator, Destination, Payout, PayoutState, Settle};
 
 /// How creators are paid; a section of the configuration.
@@ -45,6 +45,9 @@ impl Default for Options {
 
 /// No payout is smaller than this: the routing fee would eat it.
 pub const AMOUNT_MIN: Msat = Msat::new(1_000);
+
+/// Each sale wakes the payer: so long a burst of them is gathered into one look.
+const GATHER: Duration = Duration::from_millis(100);
 /// How often payouts whose outcome is open are asked about, should an event be lost.
 const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Waits after a payout that came back.
@@ -116,6 +119,9 @@ impl Payer {
                 () = cancel.cancelled() => return,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(ASK_EVERY) => {}
+            }
+            if !sleep(&cancel, GATHER).await {
+                return;
             }
         }
     }

@@ -169,6 +169,7 @@ fn pay_one<E: Engine>(store: &Store<E>, film: Film, n: usize, now_ms: u64) -> (u
         },
         bolt11: None,
         expires_at: now_ms / 1_000 + 600,
+        minted_ms: None,
         progress: Progress::Open,
     };
     store.record(&invoice).unwrap();
