@@ -28,6 +28,7 @@ use crate::media::Transcoder;
 use crate::media::worker::{Worker, sandbox_support};
 use crate::operate::Operations;
 use crate::payout::{Payer, PayoutSecret};
+use crate::paywall::limits::LATE_SECONDS;
 use crate::paywall::session::SessionGate;
 use crate::paywall::token::Keys;
 use crate::paywall::{self, Paywall, Suspension};
@@ -36,17 +37,13 @@ use crate::settlement::Settlement;
 use crate::statements::Statements;
 use crate::store::engine::Engine;
 use crate::store::rocks::Rocks;
-use crate::store::{Ledger as _, Sessions as _, Storage as _, Store};
+use crate::store::{self, Ledger as _, Sessions as _, Storage as _, Store};
 use crate::telemetry::Metrics;
 
 /// Everything ends within this, or is left to the end of the process.
 const STOP_WITHIN: Duration = Duration::from_secs(20);
 /// Unpaid invoices and expired credit are looked for this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// LDK accepts a payment until this long after its invoice expired, in block time.
-const LATE_PAYMENT_SECONDS: u64 = 7_200;
-/// Block time lags behind the clock by up to this much.
-const BLOCK_TIME_SECONDS: u64 = 7_200;
 
 /// A node and the database that it shares with everything else.
 pub struct Base {
@@ -185,15 +182,19 @@ async fn sweep<E: Engine>(
     cancel: CancellationToken,
 ) {
     while sleep(&cancel, SWEEP_EVERY).await {
-        let now = clock.now_ms();
-        let late = LATE_PAYMENT_SECONDS.saturating_add(BLOCK_TIME_SECONDS);
-        let unpaid = (now / 1_000).saturating_sub(late);
-        let swept = store
-            .sweep(unpaid, now.saturating_sub(redeem_ms), now)
-            .and_then(|swept| Ok((swept, store.forget_sessions(now / 1_000)?)));
-        match swept {
-            Ok((swept, sessions)) => tracing::debug!(?swept, sessions, "swept"),
-            Err(error) => tracing::error!(%error, "the sweep failed"),
+        // While payments cannot be booked, one of an invoice that seems unpaid may be among those that wait.
+        if !shared.operations.suspension.is_set() {
+            let (store, now) = (Arc::clone(&store), clock.now_ms());
+            let unpaid = (now / 1_000).saturating_sub(LATE_SECONDS);
+            let swept = tokio::task::spawn_blocking(move || {
+                let swept = store.sweep(unpaid, now.saturating_sub(redeem_ms), now)?;
+                Ok::<_, store::Error>((swept, store.forget_sessions(now / 1_000)?))
+            });
+            match swept.await {
+                Ok(Ok((swept, sessions))) => tracing::debug!(?swept, sessions, "swept"),
+                Ok(Err(error)) => tracing::error!(%error, "the sweep failed"),
+                Err(error) => tracing::error!(%error, "the sweep broke off"),
+            }
         }
         shared.paywall.forget_quiet_clients();
         shared.sessions.forget_idle();

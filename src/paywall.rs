@@ -14,7 +14,7 @@ use crate::domain::id::{PaymentHash, SegmentRef, SessionId, VideoId};
 use crate::domain::ledger::{IncomingPayment, Split};
 use crate::lightning::{Issuer, MintError, Minted};
 use crate::runtime::{Bells, Clock};
-use crate::store::{self, Invoice, Origin, Progress, Purpose, Redeem};
+use crate::store::{self, Credit, Invoice, Origin, Progress, Purpose, Redeem};
 use crate::telemetry::Metrics;
 
 pub mod egress;
@@ -297,8 +297,13 @@ impl Paywall {
         offer: &Offer,
         presented: &[Presented],
     ) -> Result<Option<Opening>, Error> {
+        if offer.price.is_none() {
+            return Ok(None);
+        }
+        // One wait, however many credentials are shown.
+        let deadline = tokio::time::Instant::now() + PROOF_AFTER;
         for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
-            if let Standing::Good { credited_ms } = self.booked(&bound, offer).await? {
+            if let Standing::Good { credited_ms } = self.booked(&bound, offer, deadline).await? {
                 return Ok(Some(Opening { bound, credited_ms }));
             }
         }
@@ -398,9 +403,13 @@ impl Paywall {
     }
 
     /// Waits until a good credential's payment is booked, by its event or by proof; what it is good for then.
-    async fn booked(&self, bound: &Bound, offer: &Offer) -> Result<Standing, Error> {
+    async fn booked(
+        &self,
+        bound: &Bound,
+        offer: &Offer,
+        deadline: tokio::time::Instant,
+    ) -> Result<Standing, Error> {
         let mut listener = self.parts.bells.listen(Wake::Payment(bound.hash));
-        let deadline = tokio::time::Instant::now() + PROOF_AFTER;
         loop {
             match self.standing(&bound.hash)? {
                 Standing::Unpaid => {}
@@ -438,29 +447,32 @@ impl Paywall {
     /// Books a payment by its preimage. Where a power cut took the invoice's record, the credential holds all that was in it.
     fn prove(&self, bound: &Bound, offer: &Offer) -> Result<(), Error> {
         let now = self.parts.clock.now_ms();
-        if self.parts.store.invoice(&bound.hash)?.is_none() {
-            self.parts.store.record(&Invoice {
-                hash: bound.hash,
-                amount: bound.amount,
-                purpose: Purpose::Segment { segment: bound.segment },
-                split: offer.split,
-                bolt11: None,
-                expires_at: bound.pay_before,
-                minted_ms: None,
-                progress: Progress::Open,
-            })?;
-        }
+        let invoice = Invoice {
+            hash: bound.hash,
+            amount: bound.amount,
+            purpose: Purpose::Segment { segment: bound.segment },
+            split: offer.split,
+            bolt11: None,
+            expires_at: bound.pay_before,
+            minted_ms: None,
+            progress: Progress::Open,
+        };
+        self.parts.store.restore(None, &invoice)?;
         let payment = IncomingPayment { hash: bound.hash, received: bound.amount, boot: 0 };
         let outcome = self.parts.store.credit(payment, Origin::Proof, now)?;
         tracing::info!(payment_hash = %bound.hash, ?outcome, "credited by proof");
-        self.parts.metrics.payment("proof");
+        if matches!(outcome, Credit::Applied(_)) {
+            self.parts.metrics.payment("proof");
+            self.parts.metrics.credited(bound.amount);
+        }
         Ok(())
     }
 
     fn challenge(&self, offer: &Offer, amount: Msat, client: Client) -> Result<Challenge, Error> {
         self.limit(client)?;
-        self.limits.owe(client, self.parts.clock.now_ms()).inspect_err(|_| self.refused())?;
+        // Where none can be made nothing is owed.
         let minted = self.mint(amount)?;
+        self.owe(client)?;
         let purpose = Purpose::Segment { segment: offer.segment };
         self.parts.store.record(&self.invoice(&minted, amount, purpose, offer.split))?;
         let bound = Bound {
@@ -511,6 +523,12 @@ impl Paywall {
     pub(crate) fn limit(&self, client: Client) -> Result<(), Error> {
         self.limits.client(client).inspect_err(|_| self.refused())?;
         self.limit_in_all()
+    }
+
+    /// A client gets an invoice, and owes it until it pays or the record goes.
+    pub(crate) fn owe(&self, client: Client) -> Result<(), Error> {
+        let owed = self.limits.owe(client, self.parts.clock.now_ms());
+        owed.inspect_err(|_| self.refused())
     }
 
     /// Counts what leads to invoices and costs nothing yet.

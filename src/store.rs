@@ -182,6 +182,12 @@ pub trait Ledger: Send + Sync {
     /// # Errors
     /// [`Error`] where the database fails; so in all verbs.
     fn record(&self, invoice: &Invoice) -> Result<(), Error>;
+    /// Keeps an invoice again whose record was lost, of a session where one is given: unless there is one of its hash, or its payment was booked
+    /// and used. To be followed by [`Ledger::credit`] with [`Origin::Proof`]; any number at once come to one record and one credit.
+    ///
+    /// # Errors
+    /// See [`Ledger::record`].
+    fn restore(&self, session: Option<&SessionRecord>, invoice: &Invoice) -> Result<(), Error>;
     /// An invoice.
     ///
     /// # Errors
@@ -289,6 +295,11 @@ pub trait Sessions: Send + Sync {
     /// # Errors
     /// See [`Sessions::open_invoice`].
     fn covers(&self, id: SessionId, number: SegmentNumber, amount: Msat) -> Result<bool, Error>;
+    /// What is stored of a session beside its money: one read.
+    ///
+    /// # Errors
+    /// See [`Sessions::open_invoice`].
+    fn session_record(&self, id: SessionId) -> Result<Option<SessionRecord>, Error>;
     /// Whether an invoice of a session was ever paid.
     ///
     /// # Errors

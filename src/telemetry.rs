@@ -27,7 +27,8 @@ const PAYMENTS: [&str; 8] =
 /// How payouts end.
 const PAYOUTS: [&str; 2] = ["arrived", "returned"];
 /// What is refused.
-const REFUSALS: [&str; 6] = ["connection", "challenge", "session", "stream", "hold", "egress"];
+const REFUSALS: [&str; 7] =
+    ["connection", "challenge", "session", "stream", "hold", "egress", "memory"];
 
 /// Which side of the channels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

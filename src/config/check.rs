@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use super::{Config, Error, Log};
 use crate::payout::AMOUNT_MIN;
+use crate::paywall::limits::LATE_SECONDS;
 use crate::{http, library, media, payout, paywall, telemetry};
 
 /// x264's presets, from the fastest to the smallest result.
@@ -75,9 +76,6 @@ fn check_http(http: &http::Options) -> Result<(), String> {
          http.trusted_proxies",
     )
 }
-
-/// By when a payment may come after its invoice expired: two hours of block time, which lags by up to two.
-const LATE_SECONDS: u64 = 4 * 3_600;
 
 fn check_payment(payment: &paywall::Options) -> Result<(), String> {
     let usual = paywall::Options::default();

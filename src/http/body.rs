@@ -22,11 +22,29 @@ const UNIT: u64 = 1 << 10;
 /// A request waits this long for memory.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// What all bodies under way may keep in memory.
+/// What all bodies under way may keep in memory. Of it a quarter is kept for what is paid.
 #[derive(Debug, Clone)]
 pub struct Memory {
     units: Arc<Semaphore>,
+    free: Arc<Semaphore>,
     max: u32,
+}
+
+/// What a body keeps; given back as it leaves.
+#[derive(Debug)]
+pub struct Kept {
+    units: OwnedSemaphorePermit,
+    free: Option<OwnedSemaphorePermit>,
+}
+
+impl Kept {
+    /// So many bytes left.
+    fn left(&mut self, bytes: u64) {
+        let units = usize::try_from(bytes / UNIT).unwrap_or_default();
+        // The last part of a piece is given back at the end.
+        drop(self.units.split(units));
+        drop(self.free.as_mut().and_then(|free| free.split(units)));
+    }
 }
 
 impl Memory {
@@ -34,21 +52,29 @@ impl Memory {
     pub fn new(bytes_max: u64) -> Self {
         let max = u32::try_from(bytes_max / UNIT).unwrap_or(u32::MAX >> 3).max(1);
         let permits = usize::try_from(max).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { units: Arc::new(Semaphore::new(permits)), max }
+        let free = permits.saturating_sub(permits / 4).max(1);
+        let (units, free) = (Arc::new(Semaphore::new(permits)), Arc::new(Semaphore::new(free)));
+        Self { units, free, max }
     }
 
     /// Takes what a body of this length keeps.
     ///
     /// # Errors
     /// 503 where it does not come free in time.
-    pub async fn take(&self, len: u64) -> Result<OwnedSemaphorePermit, Problem> {
+    pub async fn take(&self, len: u64, paid: bool) -> Result<Kept, Problem> {
         // A segment that is larger than all of it is served alone.
-        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.max);
-        let permit = Arc::clone(&self.units).acquire_many_owned(units);
-        match tokio::time::timeout(WAIT, permit).await {
-            Ok(Ok(permit)) => Ok(permit),
-            Ok(Err(_)) | Err(_) => Err(Problem::busy()),
-        }
+        let most = if paid { self.max } else { self.max.saturating_sub(self.max / 4).max(1) };
+        let units = u32::try_from(len.div_ceil(UNIT)).unwrap_or(u32::MAX).min(most);
+        let taken = async {
+            let free = match paid {
+                true => None,
+                false => Some(Arc::clone(&self.free).acquire_many_owned(units).await.ok()?),
+            };
+            let units = Arc::clone(&self.units).acquire_many_owned(units).await.ok()?;
+            Some(Kept { units, free })
+        };
+        let taken = tokio::time::timeout(WAIT, taken).await;
+        taken.ok().flatten().ok_or_else(Problem::busy)
     }
 }
 
@@ -58,7 +84,7 @@ pub struct Media {
     metrics: Metrics,
     /// What it takes of a segment's allowance; nothing where it is free.
     passage: Option<Passage>,
-    _memory: OwnedSemaphorePermit,
+    memory: Kept,
 }
 
 impl Media {
@@ -67,9 +93,9 @@ impl Media {
         bytes: Bytes,
         metrics: Metrics,
         passage: Option<Passage>,
-        memory: OwnedSemaphorePermit,
+        memory: Kept,
     ) -> Self {
-        Self { left: bytes, metrics, passage, _memory: memory }
+        Self { left: bytes, metrics, passage, memory }
     }
 
     /// As axum takes it.
@@ -93,6 +119,7 @@ impl HttpBody for Media {
         let piece = this.left.split_to(PIECE.min(this.left.len()));
         let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         this.metrics.sent(bytes);
+        this.memory.left(bytes);
         if let Some(passage) = &mut this.passage {
             passage.sent(bytes);
         }

@@ -173,6 +173,11 @@ impl Problem {
         Self::new(StatusCode::PAYMENT_REQUIRED, "payment_required", detail)
     }
 
+    fn storage() -> Self {
+        let detail = "The server's disk failed. What was paid stays good; try again soon.";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage", detail).retry(Duration::from_secs(5))
+    }
+
     fn internal(error: &dyn std::fmt::Display) -> Self {
         tracing::error!(%error, "a request failed");
         let detail = "The server failed. Nothing was charged; try again, and tell the operator.";
@@ -221,9 +226,11 @@ impl From<IdError> for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Failed(_) | store::Error::Corrupt(_) | store::Error::Locked(_) => {
-                Self::internal(&error)
+            store::Error::Failed(_) => {
+                tracing::error!(%error, "a request failed");
+                Self::storage()
             }
+            store::Error::Corrupt(_) | store::Error::Locked(_) => Self::internal(&error),
         }
     }
 }
@@ -267,9 +274,7 @@ impl From<library::Error> for Problem {
             Error::Store(error) => error.into(),
             Error::Io { .. } | Error::Blobs(_) => {
                 tracing::error!(%error, "a request failed");
-                let detail = "The server's disk failed. What was paid stays good; try again soon.";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "storage", detail)
-                    .retry(Duration::from_secs(5))
+                Self::storage()
             }
             Error::Hls(_) => Self::internal(&error),
         }

@@ -48,8 +48,11 @@ pub async fn health() -> &'static str {
 /// `GET /readyz`: payments can be taken; if not, what is missing.
 pub async fn ready(State(app): State<App>) -> Response {
     let readiness = app.operations.readiness();
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(readiness)).into_response()
+    if readiness.ready {
+        return Json(readiness).into_response();
+    }
+    let later = [(header::RETRY_AFTER, HeaderValue::from_static("5"))];
+    (StatusCode::SERVICE_UNAVAILABLE, later, Json(readiness)).into_response()
 }
 
 /// Rows of one page.

@@ -7,9 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use bytes::Bytes;
-use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::Media;
+use super::body::{Kept, Media};
 use super::error::{Answer, Problem, not_modified};
 use super::extract::{From, Path, credentials, named, range};
 use super::range::{Range, Unsatisfiable};
@@ -86,7 +85,7 @@ pub async fn part(
             Decision::Free | Decision::Granted => Err(Problem::unpaid_head()),
         };
     }
-    let ready = match asked.ready().await? {
+    let ready = match asked.ready(opening.is_some()).await? {
         Ok(ready) => ready,
         Err(answer) => return Ok(answer),
     };
@@ -141,7 +140,7 @@ pub async fn init(
     if *method == Method::HEAD {
         return Ok(asked.head(asked.len().await?));
     }
-    Ok(match asked.ready().await? {
+    Ok(match asked.ready(false).await? {
         Ok(ready) => ready.media(None),
         Err(answer) => answer,
     })
@@ -201,12 +200,13 @@ impl<'a> Asked<'a> {
     ///
     /// # Errors
     /// 404 where they are not there, 503 where they cannot be read now.
-    pub async fn ready(&self) -> Result<Result<Ready<'_>, Response>, Problem> {
+    pub async fn ready(&self, paid: bool) -> Result<Result<Ready<'_>, Response>, Problem> {
         if self.matches(header::IF_NONE_MATCH) == Some(true) {
             return Ok(Err(not_modified(media_headers(&self.tag))));
         }
         let len = self.len().await?;
-        let memory = self.app.memory.take(len).await?;
+        let memory = self.app.memory.take(len, paid).await;
+        let memory = memory.inspect_err(|_| self.app.metrics.refused("memory"))?;
         let library = &self.app.library;
         let bytes = library.open(self.published, self.rendition, self.part).await?;
         let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
@@ -239,7 +239,7 @@ pub struct Ready<'a> {
     asked: &'a Asked<'a>,
     bytes: Bytes,
     range: Range,
-    memory: OwnedSemaphorePermit,
+    memory: Kept,
 }
 
 impl Ready<'_> {

@@ -40,8 +40,8 @@ const REFUSALS_MAX: usize = 64;
 const REFUSAL: Duration = Duration::from_secs(2);
 /// No descriptor is left, or the like: it passes.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// What a reader takes at least while bytes wait for it, within [`Options::stall_seconds`]: a hundredth of the poorest rendition.
-const STALL_BYTES: u64 = 16 << 10;
+/// What a reader takes at least while bytes wait for it, within [`Options::stall_seconds`]: slower than the poorest rendition plays.
+const STALL_BYTES: u64 = 256 << 10;
 
 /// Answers until told to end.
 pub async fn serve(

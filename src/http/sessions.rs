@@ -22,7 +22,7 @@ use crate::domain::id::{
 use crate::hls;
 use crate::library::{self, Published};
 use crate::paywall::egress::Bought;
-use crate::paywall::session::{Followed, Follower, Numbered, Play, Stage, Status, Wish};
+use crate::paywall::session::{Event, Followed, Follower, Numbered, Play, Stage, Status, Wish};
 use crate::paywall::token::{SessionKind, SessionToken};
 
 /// `POST /api/v1/sessions`
@@ -117,7 +117,7 @@ pub async fn part(
             Play::Free => None,
             Play::Granted => Some(Bought::InSession(session.id, number)),
         };
-        let ready = match asked.ready().await? {
+        let ready = match asked.ready(bought.is_some()).await? {
             Ok(ready) => ready,
             Err(answer) => return Ok(answer),
         };
@@ -157,17 +157,18 @@ struct Changed {
 pub async fn change(
     State(app): State<App>,
     Path(control): Path<String>,
+    From(client): From,
     Document(patch): Document<Patch>,
 ) -> Answer {
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
     if let Some(paused) = patch.paused {
-        app.sessions.pause(&session, paused)?;
+        app.sessions.pause(&session, paused, client)?;
     }
     if let Some(failed) = patch.failed {
-        app.sessions.report_failed(&session, failed)?;
+        app.sessions.report_failed(&session, failed, client)?;
     }
     let rotated = if patch.rotate_play {
-        Some(app.sessions.rotate(&session, published.split)?)
+        Some(app.sessions.rotate(&session, published.split, client)?)
     } else {
         None
     };
@@ -199,9 +200,13 @@ pub async fn claim(
 }
 
 /// `DELETE /api/v1/sessions/{control}`
-pub async fn end(State(app): State<App>, Path(control): Path<String>) -> Answer<StatusCode> {
+pub async fn end(
+    State(app): State<App>,
+    Path(control): Path<String>,
+    From(client): From,
+) -> Answer<StatusCode> {
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
-    app.sessions.end(&session, published.split)?;
+    app.sessions.end(&session, published.split, client)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -223,7 +228,8 @@ pub async fn invoices(
     let last = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let last = last.or(since.last_event_id.as_deref());
     let (missed, follower) = app.sessions.follow(&session, stage(&published), last, client)?;
-    let follow = Follow { app, session, published, missed: missed.into_iter(), follower };
+    let follow =
+        Follow { app, session, published, missed: missed.into_iter(), follower, over: false };
     Ok(event_stream(stream::unfold(follow, |mut follow| async move {
         let numbered = follow.next().await?;
         Some((sse(&numbered), follow))
@@ -236,6 +242,7 @@ struct Follow {
     published: Published,
     missed: std::vec::IntoIter<Numbered>,
     follower: Follower,
+    over: bool,
 }
 
 impl Follow {
@@ -244,16 +251,36 @@ impl Follow {
         if let Some(missed) = self.missed.next() {
             return Some(missed);
         }
+        if self.over {
+            return None;
+        }
         loop {
-            match self.follower.next().await {
+            let followed = tokio::select! {
+                followed = self.follower.next() => followed,
+                () = tokio::time::sleep(self.app.sessions.ends_in(&self.session)) => {
+                    return Some(self.end());
+                }
+            };
+            match followed {
                 Followed::Event(n, event) => return Some(self.app.sessions.number(n, event)),
                 Followed::Rung => {
+                    let (video, version) = (self.session.video, self.session.version);
+                    // What was removed is not paid any more.
+                    if self.app.library.published(video, Some(version)).is_err() {
+                        return Some(self.end());
+                    }
                     // Finds what was booked and tells it through the stream.
                     let _ = self.app.sessions.look(&self.session, stage(&self.published));
                 }
                 Followed::Lost => return None,
             }
         }
+    }
+
+    /// The last event.
+    const fn end(&mut self) -> Numbered {
+        self.over = true;
+        Numbered { id: None, event: Event::End {} }
     }
 }
 

@@ -39,7 +39,8 @@ const AHEAD_DEFAULT: u8 = 3;
 const AHEAD_MAX: u8 = 10;
 /// Segments of one invoice at most: some minutes.
 const BUNDLE_MAX: u8 = 60;
-/// Invoices of one session that can be paid at once: a window's, and those that a wallet reported as failed.
+/// Invoices of one session that can be paid at once: a window's, and those that a wallet reported as failed. So many more than it has paid are
+/// kept, those that expired among them.
 const UNPAID_MAX: usize = 128;
 /// Wallets that follow one session at once; a further one takes the place of the oldest, whose connection may be long dead.
 const FOLLOWERS_MAX: usize = 4;
@@ -171,8 +172,8 @@ impl SessionGate {
             return Err(Error::NoSession);
         }
         if kind == SessionKind::Play {
-            let stored = parts.store.session(token.id)?;
-            if stored.is_some_and(|state| state.record.generation > token.generation) {
+            let stored = parts.store.session_record(token.id)?;
+            if stored.is_some_and(|record| record.generation > token.generation) {
                 return Err(Error::NoSession);
             }
         }
@@ -197,6 +198,7 @@ impl SessionGate {
         let hold = Duration::from_millis(u64::from(session.hold_ms));
         let deadline = tokio::time::Instant::now() + hold;
         let (mut held, mut waits) = (None, true);
+        let mut _kept;
         loop {
             if store.covers(session.id, number, amount)? {
                 return Ok(Play::Granted);
@@ -219,7 +221,8 @@ impl SessionGate {
             if !std::mem::replace(&mut waits, true) {
                 lock(&live).tell(Event::Segment { what: What::Waiting, segment: number });
             }
-            drop(live);
+            // Kept while this waits: a session with a request that is held is in use.
+            _kept = live;
             // A seek is invoiced once it stands; the clock lets further invoices out; both need a look without a ring.
             tokio::select! {
                 () = listener.rung() => {}
@@ -351,6 +354,12 @@ impl SessionGate {
         self.streams.forget_idle(self.paywall.parts.clock.now_ms(), IDLE_MS);
     }
 
+    /// How long a session has left.
+    pub fn ends_in(&self, session: &SessionToken) -> Duration {
+        let now = self.paywall.parts.clock.now_ms();
+        Duration::from_millis(session.expires_at.saturating_mul(1_000).saturating_sub(now))
+    }
+
     /// How many sessions are in memory.
     pub fn open_sessions(&self) -> usize {
         self.streams.len()
@@ -392,7 +401,8 @@ impl SessionGate {
             return Ok(live);
         }
         let paid = parts.store.has_paid(session.id)?;
-        let live = self.made_anew(session)?;
+        let mut live = self.made_anew(session)?;
+        live.client = client;
         self.streams.insert(session.id, live, client, paid).map_err(|full| {
             parts.metrics.refused("session");
             match full {
@@ -462,11 +472,11 @@ impl SessionGate {
         let stored = parts.store.session(session.id)?;
         let unpaid = stored.as_ref().map(|state| state.invoices.as_slice()).unwrap_or_default();
         live.announce_changes(unpaid, timeline, &parts.keys, |hash| parts.store.invoice(hash))?;
+        let now = parts.clock.now_ms();
         let ended = stored.as_ref().is_some_and(|state| state.record.ended);
-        if live.paused || ended {
+        if live.paused || ended || session.expires_at <= now / 1_000 {
             return Ok(());
         }
-        let now = parts.clock.now_ms();
         let empty = BTreeSet::new();
         let mut open = BTreeSet::new();
         let mut committed = stored.as_ref().map_or(Msat::ZERO, |state| state.spent);
@@ -492,12 +502,18 @@ impl SessionGate {
             now,
         )?;
         // A wallet that reports one failure after the other must not fill the disk.
-        for due in due.into_iter().take(UNPAID_MAX.saturating_sub(open_ones)) {
-            // Who has paid here before is served first, and bounded by the window alone.
-            if stored.as_ref().is_none_or(|state| state.paid == 0) {
+        let paid = stored.as_ref().map_or(0, |state| state.paid);
+        let room = UNPAID_MAX.saturating_add(paid).saturating_sub(unpaid.len());
+        for due in due.into_iter().take(UNPAID_MAX.saturating_sub(open_ones).min(room)) {
+            // Who has paid here before is served first, and bounded by the window and by what it pays.
+            let new = stored.as_ref().is_none_or(|state| state.paid == 0);
+            if new {
                 self.paywall.limit_in_all()?;
             }
             let minted = self.paywall.mint(due.amount)?;
+            if new && let Some(client) = live.client {
+                self.paywall.owe(client)?;
+            }
             let purpose = Purpose::Session { session: session.id, segments: due.segments };
             let invoice = self.paywall.invoice(&minted, due.amount, purpose, stage.split);
             parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::engine::{Engine, Op, Store, Table, decode, decode_sum, put};
 use super::{
     ChannelBooking, Credit, Draw, Durability, Error, Invoice, Ledger, Origin, Progress, Purpose,
-    Redeem, Swept, Unclaimed,
+    Redeem, SessionRecord, Swept, Unclaimed,
 };
 use crate::domain::amount::{Msat, Share};
 use crate::domain::id::{PaymentHash, SegmentNumber, SegmentRef, SessionId};
@@ -190,6 +190,19 @@ impl<E: Engine> Store<E> {
         Ok(sum)
     }
 
+    /// Whether no other invoice of a session is credited and not expired.
+    fn is_last_credit(&self, session: SessionId, invoice: &Invoice) -> Result<bool, Error> {
+        for other in self.paid_invoices(session)? {
+            if other != invoice.hash
+                && let Some(other) = self.invoice(&other)?
+                && matches!(other.progress, Progress::Credited { .. })
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn put_invoice(&self, invoice: &Invoice) -> Result<Op, Error> {
         put(Table::Invoices, invoice.hash.as_bytes(), invoice)
     }
@@ -225,7 +238,13 @@ impl<E: Engine> Store<E> {
                 let left = match invoice.purpose {
                     Purpose::Segment { .. } => invoice.amount.signed(),
                     Purpose::Session { session, .. } => {
-                        self.sum(credit_key(session))?.min(invoice.amount.signed())
+                        let credit = self.sum(credit_key(session))?;
+                        // With the last of a session goes what was paid beyond its invoices.
+                        if self.is_last_credit(session, invoice)? {
+                            credit
+                        } else {
+                            credit.min(invoice.amount.signed())
+                        }
                     }
                 };
                 let left = Msat::from_signed(left).unwrap_or_default();
@@ -233,7 +252,12 @@ impl<E: Engine> Store<E> {
                 // What nobody watched goes to the creator whole: the operator's fee is for serving.
                 let none = Share::from_ppm(0).map_err(|error| Error::Corrupt(error.to_string()))?;
                 let split = Split { fee: none, ..invoice.split };
-                let mut batch = self.post(Entry::earn(&id, now_ms, left, &split))?;
+                // What a session drew already leaves nothing to book.
+                let mut batch = if left.is_zero() {
+                    Vec::new()
+                } else {
+                    self.post(Entry::earn(&id, now_ms, left, &split))?
+                };
                 if let Purpose::Session { session, .. } = invoice.purpose {
                     batch.push(Op::Add(credit_key(session), negative(left)));
                 }
@@ -249,6 +273,20 @@ impl<E: Engine> Store<E> {
 impl<E: Engine> Ledger for Store<E> {
     fn record(&self, invoice: &Invoice) -> Result<(), Error> {
         self.write_counted(vec![self.put_invoice(invoice)?], 1)
+    }
+
+    fn restore(&self, session: Option<&SessionRecord>, invoice: &Invoice) -> Result<(), Error> {
+        let _guard = lock(&self.money);
+        let booked = self.read::<Booked>(Table::Booked, invoice.hash.as_bytes())?;
+        let used = booked.is_some_and(|booked| booked.unclaimed < invoice.amount);
+        if used || self.invoice(&invoice.hash)?.is_some() {
+            return Ok(());
+        }
+        let batch = match session {
+            Some(session) => self.opened(session, invoice)?,
+            None => vec![self.put_invoice(invoice)?],
+        };
+        self.write_counted(batch, 1)
     }
 
     fn unpaid(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! Sessions. Keys in [`Table::Sessions`]: `session/{id}`, `served/{id}/{number}`, `invoice/{id}/{hash}` of those that are not paid and
 //! `paid/{id}/{hash}` of those that are.
 
-use super::engine::{Engine, Op, Store, Table, put};
+use super::engine::{Engine, Op, Store, Table, decode, put};
 use super::money::{credit_key, number_text, spent_key};
 use super::{Durability, Error, Invoice, Ledger, SessionRecord, SessionState, Sessions};
 use crate::domain::amount::Msat;
@@ -11,13 +11,7 @@ use crate::runtime::lock;
 impl<E: Engine> Sessions for Store<E> {
     fn open_invoice(&self, session: &SessionRecord, invoice: &Invoice) -> Result<(), Error> {
         let _guard = lock(&self.money);
-        let mut batch = vec![
-            put(Table::Invoices, invoice.hash.as_bytes(), invoice)?,
-            put(Table::Sessions, invoice_key(session.id, &invoice.hash), &invoice.hash)?,
-        ];
-        if self.engine.get(Table::Sessions, session_key(session.id).as_bytes())?.is_none() {
-            batch.push(put(Table::Sessions, session_key(session.id), session)?);
-        }
+        let batch = self.opened(session, invoice)?;
         self.write_counted(batch, 1)
     }
 
@@ -30,22 +24,27 @@ impl<E: Engine> Sessions for Store<E> {
         Ok(self.sum(paid_count_key(id))? > 0)
     }
 
+    fn session_record(&self, id: SessionId) -> Result<Option<SessionRecord>, Error> {
+        self.read(Table::Sessions, session_key(id))
+    }
+
+    /// Without the lock, so that who looks never holds up the money. The order counts: what is paid or drawn in between shows twice, as open and
+    /// as credit, or as credit and as served, never not at all, so that no invoice is made for what is paid or served.
     fn session(&self, id: SessionId) -> Result<Option<SessionState>, Error> {
-        let _guard = lock(&self.money);
-        let Some(record) = self.read::<SessionRecord>(Table::Sessions, session_key(id))? else {
-            return Ok(None);
-        };
+        let Some(record) = self.session_record(id)? else { return Ok(None) };
         let hashes: Vec<PaymentHash> = self.read_all(Table::Sessions, format!("invoice/{id}/"))?;
         let mut invoices = Vec::with_capacity(hashes.len());
         for hash in hashes {
             invoices.extend(self.invoice(&hash)?);
         }
-        let served: Vec<SegmentNumber> = self.read_all(Table::Sessions, format!("served/{id}/"))?;
         let amount = |sum: i128| Msat::from_signed(sum).unwrap_or_default();
+        let credit = amount(self.sum(credit_key(id))?);
+        let spent = amount(self.sum(spent_key(id))?);
+        let served: Vec<SegmentNumber> = self.read_all(Table::Sessions, format!("served/{id}/"))?;
         Ok(Some(SessionState {
             record,
-            credit: amount(self.sum(credit_key(id))?),
-            spent: amount(self.sum(spent_key(id))?),
+            credit,
+            spent,
             served: served.into_iter().collect(),
             paid: usize::try_from(self.sum(paid_count_key(id))?).unwrap_or_default(),
             invoices,
@@ -53,11 +52,38 @@ impl<E: Engine> Sessions for Store<E> {
     }
 
     fn forget_sessions(&self, expired_before_s: u64) -> Result<u64, Error> {
+        /// Sessions looked at at once.
+        const PAGE: usize = 256;
         let mut forgotten = 0_u64;
-        let records: Vec<SessionRecord> = self.read_all(Table::Sessions, "session/")?;
-        for record in records.iter().filter(|of| of.expires_at < expired_before_s) {
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let rows = self.engine.scan(Table::Sessions, b"session/", after.as_deref(), PAGE)?;
+            let Some((last, _)) = rows.last() else { return Ok(forgotten) };
+            after = Some(last.clone());
+            let mut over = Vec::new();
+            for (_, value) in &rows {
+                let record: SessionRecord = decode(value)?;
+                if record.expires_at < expired_before_s {
+                    over.push(record.id);
+                }
+            }
+            forgotten = forgotten.saturating_add(self.forget(over)?);
+        }
+    }
+
+    fn put_session(&self, session: &SessionRecord) -> Result<(), Error> {
+        let _guard = lock(&self.money);
+        let op = put(Table::Sessions, session_key(session.id), session)?;
+        self.engine.write(vec![op], Durability::Process)
+    }
+}
+
+impl<E: Engine> Store<E> {
+    /// Forgets those of some sessions that have neither invoices nor credit; how many.
+    fn forget(&self, over: Vec<SessionId>) -> Result<u64, Error> {
+        let mut forgotten = 0_u64;
+        for id in over {
             let _guard = lock(&self.money);
-            let id = record.id;
             let invoices = self.rows(format!("invoice/{id}/"))?;
             let paid = self.rows(format!("paid/{id}/"))?;
             if !invoices.is_empty() || !paid.is_empty() || self.sum(credit_key(id))? != 0 {
@@ -76,14 +102,27 @@ impl<E: Engine> Sessions for Store<E> {
         Ok(forgotten)
     }
 
-    fn put_session(&self, session: &SessionRecord) -> Result<(), Error> {
-        let _guard = lock(&self.money);
-        let op = put(Table::Sessions, session_key(session.id), session)?;
-        self.engine.write(vec![op], Durability::Process)
+    /// The changes that keep an invoice of a session, and the session with its first one.
+    pub(super) fn opened(
+        &self,
+        session: &SessionRecord,
+        invoice: &Invoice,
+    ) -> Result<Vec<Op>, Error> {
+        let mut batch = vec![
+            put(Table::Invoices, invoice.hash.as_bytes(), invoice)?,
+            put(Table::Sessions, invoice_key(session.id, &invoice.hash), &invoice.hash)?,
+        ];
+        if self.session_record(session.id)?.is_none() {
+            batch.push(put(Table::Sessions, session_key(session.id), session)?);
+        }
+        Ok(batch)
     }
-}
 
-impl<E: Engine> Store<E> {
+    /// The hashes of a session's invoices that were paid.
+    pub(super) fn paid_invoices(&self, id: SessionId) -> Result<Vec<PaymentHash>, Error> {
+        self.read_all(Table::Sessions, format!("paid/{id}/"))
+    }
+
     /// The keys with a prefix.
     fn rows(&self, prefix: String) -> Result<Vec<Vec<u8>>, Error> {
         let rows = self.engine.scan(Table::Sessions, prefix.as_bytes(), None, usize::MAX)?;

@@ -116,12 +116,13 @@ async fn method_not_allowed_for_a_known_address() {
 }
 
 #[tokio::test]
-async fn internal_where_the_store_fails_and_it_leaks_nothing() {
+async fn storage_where_the_store_fails_and_it_leaks_nothing() {
     let app = TestApp::new();
     let film = app.film().await;
     app.engine.fail();
     let reply = app.get(&film.segment(1)).await;
-    reply.problem(500, "internal");
+    reply.problem(503, "storage");
+    assert!(reply.header("retry-after").is_some());
     leaks_nothing(&reply);
 }
 

@@ -167,6 +167,41 @@ async fn a_client_that_does_not_pay_gets_no_more_invoices_and_one_that_pays_does
 }
 
 #[tokio::test]
+async fn a_wallet_that_reports_failures_and_never_pays_is_in_debt_like_everybody() {
+    let app = TestApp::with(|config| {
+        config.payment.unpaid_per_client_max = NonZeroU32::new(5).unwrap();
+    });
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    app.get(&session.segment(1)).await;
+    for _ in 0..10 {
+        for invoice in session.open(&app).await {
+            let failed = text(&invoice["payment_hash"]);
+            session.patch(&app, json!({ "failed": failed })).await;
+        }
+    }
+    use sluice::store::Ledger as _;
+    assert!(app.store.unpaid() <= 5, "{}", app.store.unpaid());
+}
+
+#[tokio::test]
+async fn a_session_that_is_over_tells_its_wallet_and_asks_for_nothing_more() {
+    let app = TestApp::with(|config| config.payment.session_seconds = 60);
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    app.get(&session.segment(1)).await;
+    let mut events = session.events(&app).await;
+    assert_eq!(events.named("invoice").await.name, "invoice");
+    app.advance(Duration::from_secs(61));
+    app.get(&session.segment(1)).await.problem(404, "no_session");
+    app.get(&session.invoices).await.problem(404, "no_session");
+    use sluice::store::Ledger as _;
+    let before = app.store.unpaid();
+    events.rest().await;
+    assert_eq!(app.store.unpaid(), before, "nothing is minted any more");
+}
+
+#[tokio::test]
 async fn requests_that_wait_and_wallets_that_follow_are_bounded_for_each_client() {
     let app = TestApp::with(|config| {
         config.payment.held_per_client_max = 2;

@@ -20,6 +20,7 @@ use crate::books::{
 suite! {
     threads_that_redeem_one_credential_earn_once
     threads_that_tell_one_payment_credit_once
+    threads_that_restore_one_lost_invoice_credit_it_once
     threads_that_draw_one_segment_earn_once
     threads_that_draw_from_one_credit_never_overdraw_it
     threads_that_plan_payouts_send_one
@@ -68,6 +69,32 @@ fn threads_that_tell_one_payment_credit_once<K: Kind>(books: &mut Books<K>) {
         assert_eq!(got.iter().filter(|credit| **credit == Credit::Replayed).count(), 7);
     }
     assert_eq!(books.owed(Account::ViewerCredit), 20_000);
+}
+
+fn threads_that_restore_one_lost_invoice_credit_it_once<K: Kind>(books: &mut Books<K>) {
+    let session = session(1);
+    for number in 0..20 {
+        // Of a session, and of a segment; told by the node before, and not.
+        let of_session = number % 2 == 0;
+        let invoice = match of_session {
+            true => session_invoice(&session, number, 2_000),
+            false => invoice(number, 2_000),
+        };
+        let payment = payment(invoice.hash, 2_000, 1);
+        if number % 4 < 2 {
+            assert_eq!(books.credit(payment, TOLD_BEFORE, 1).unwrap(), Credit::Unclaimed);
+        }
+        let record = of_session.then_some(&session);
+        let got = race(books, |store, _| {
+            store.restore(record, &invoice).unwrap();
+            store.credit(payment, sluice::store::Origin::Proof, 2).unwrap()
+        });
+        assert_eq!(got.iter().filter(|credit| matches!(credit, Credit::Applied(_))).count(), 1);
+    }
+    assert_eq!(books.owed(Account::ViewerCredit), 40_000);
+    assert_eq!(books.owed(Account::Unclaimed), 0);
+    assert_eq!(books.session(session.id).unwrap().unwrap().credit, Msat::new(20_000));
+    assert_eq!(books.unpaid(), 0);
 }
 
 fn threads_that_draw_one_segment_earn_once<K: Kind>(books: &mut Books<K>) {

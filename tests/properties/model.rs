@@ -197,6 +197,11 @@ impl Model {
     /// Credit and what is finished before `before` ends; unpaid invoices stay.
     pub fn sweep(&mut self, before: u64, now: u64) {
         for n in self.invoices.keys().copied().collect::<Vec<_>>() {
+            let of = self.invoices[&n].of;
+            let others = self.invoices.iter().filter(|(m, _)| **m != n);
+            let last = !others
+                .into_iter()
+                .any(|(_, other)| other.of == of && other.stage == Stage::Credited);
             let invoice = self.invoices.get_mut(&n).unwrap();
             match invoice.stage {
                 Stage::Credited if invoice.at < before => {
@@ -204,7 +209,8 @@ impl Model {
                     let mut left = invoice.amount;
                     if let For::Session(session) = invoice.of {
                         let credit = self.credit.entry(session).or_default();
-                        left = left.min(*credit);
+                        // With the last goes what was paid beyond the invoices.
+                        left = if last { *credit } else { left.min(*credit) };
                         *credit -= left;
                     }
                     self.earn(left, 0);

@@ -160,7 +160,9 @@ impl World {
         let disk = &self.machine.disk;
         let excused = match reply.status {
             429 => true,
-            500 => disk.is_dead() || disk.failed() > self.failed,
+            503 if reply.json()["code"] == "storage" => {
+                disk.is_dead() || disk.failed() > self.failed
+            }
             503 => disk.is_dead() || self.process.shared.operations.suspension.is_set(),
             _ => false,
         };

@@ -5,7 +5,7 @@ use crate::domain::id::Preimage;
 use crate::domain::ledger::IncomingPayment;
 use crate::paywall::token::SessionToken;
 use crate::paywall::{Client, Error, PROOF_AFTER, Wake};
-use crate::store::{Invoice, Origin, Progress, Purpose};
+use crate::store::{Credit, Invoice, Origin, Progress, Purpose};
 
 impl SessionGate {
     /// Restores credit from a receipt and the preimage of its payment. What is booked already is not booked again; a payment whose event may
@@ -40,23 +40,24 @@ impl SessionGate {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
-        if parts.store.invoice(&receipt.hash)?.is_none() {
-            let invoice = Invoice {
-                hash: receipt.hash,
-                amount: receipt.amount,
-                purpose: Purpose::Session { session: session.id, segments: receipt.segments },
-                split: stage.split,
-                bolt11: None,
-                expires_at: receipt.expires_at,
-                minted_ms: None,
-                progress: Progress::Open,
-            };
-            parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;
-        }
+        let invoice = Invoice {
+            hash: receipt.hash,
+            amount: receipt.amount,
+            purpose: Purpose::Session { session: session.id, segments: receipt.segments },
+            split: stage.split,
+            bolt11: None,
+            expires_at: receipt.expires_at,
+            minted_ms: None,
+            progress: Progress::Open,
+        };
+        parts.store.restore(Some(&new_record(session, stage.split)), &invoice)?;
         let payment = IncomingPayment { hash: receipt.hash, received: receipt.amount, boot: 0 };
         let outcome = parts.store.credit(payment, Origin::Proof, parts.clock.now_ms())?;
         tracing::info!(payment_hash = %receipt.hash, ?outcome, "claimed by receipt");
-        parts.metrics.payment("claimed");
+        if matches!(outcome, Credit::Applied(_)) {
+            parts.metrics.payment("claimed");
+            parts.metrics.credited(receipt.amount);
+        }
         parts.bells.ring(&Wake::Session(session.id));
         Ok(())
     }

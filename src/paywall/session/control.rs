@@ -10,7 +10,7 @@ use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber};
 use crate::domain::ledger::Split;
 use crate::paywall::token::{SessionKind, SessionToken};
-use crate::paywall::{Error, Wake};
+use crate::paywall::{Client, Error, Wake};
 use crate::runtime::lock;
 use crate::store::{Invoice, SessionRecord};
 
@@ -61,8 +61,8 @@ impl SessionGate {
     ///
     /// # Errors
     /// [`Error`] where there is no room for the session.
-    pub fn pause(&self, session: &SessionToken, paused: bool) -> Result<(), Error> {
-        let live = self.live(session, None)?;
+    pub fn pause(&self, session: &SessionToken, paused: bool, client: Client) -> Result<(), Error> {
+        let live = self.live(session, Some(client))?;
         lock(&live).paused = paused;
         self.paywall.parts.bells.ring(&Wake::Session(session.id));
         Ok(())
@@ -73,14 +73,19 @@ impl SessionGate {
     ///
     /// # Errors
     /// [`Error`] where there is no room for the session or the store fails.
-    pub fn report_failed(&self, session: &SessionToken, hash: PaymentHash) -> Result<(), Error> {
+    pub fn report_failed(
+        &self,
+        session: &SessionToken,
+        hash: PaymentHash,
+        client: Client,
+    ) -> Result<(), Error> {
         let now = self.paywall.parts.clock.now_s();
         let stored = self.paywall.parts.store.session(session.id)?;
         let open = |invoice: &Invoice| invoice.hash == hash && is_open(invoice, now);
         if !stored.is_some_and(|state| state.invoices.iter().any(open)) {
             return Ok(());
         }
-        let live = self.live(session, None)?;
+        let live = self.live(session, Some(client))?;
         lock(&live).failed.insert(hash);
         self.paywall.parts.bells.ring(&Wake::Session(session.id));
         Ok(())
@@ -90,8 +95,13 @@ impl SessionGate {
     ///
     /// # Errors
     /// [`Error::Store`] where the store fails.
-    pub fn rotate(&self, session: &SessionToken, split: Split) -> Result<String, Error> {
-        let record = self.change(session, split, |record| {
+    pub fn rotate(
+        &self,
+        session: &SessionToken,
+        split: Split,
+        client: Client,
+    ) -> Result<String, Error> {
+        let record = self.change(session, split, client, |record| {
             record.generation = record.generation.saturating_add(1);
         })?;
         let rotated = SessionToken { generation: record.generation, ..*session };
@@ -102,9 +112,9 @@ impl SessionGate {
     ///
     /// # Errors
     /// [`Error::Store`] where the store fails.
-    pub fn end(&self, session: &SessionToken, split: Split) -> Result<(), Error> {
-        self.change(session, split, |record| record.ended = true)?;
-        let live = self.live(session, None)?;
+    pub fn end(&self, session: &SessionToken, split: Split, client: Client) -> Result<(), Error> {
+        self.change(session, split, client, |record| record.ended = true)?;
+        let live = self.live(session, Some(client))?;
         lock(&live).tell(Event::End {});
         Ok(())
     }
@@ -114,11 +124,19 @@ impl SessionGate {
         &self,
         session: &SessionToken,
         split: Split,
+        client: Client,
         change: impl FnOnce(&mut SessionRecord),
     ) -> Result<SessionRecord, Error> {
         let _guard = lock(&self.changes);
-        let stored = self.paywall.parts.store.session(session.id)?;
-        let mut record = stored.map_or_else(|| new_record(session, split), |state| state.record);
+        self.paywall.limit_rate(client)?;
+        let mut record = match self.paywall.parts.store.session_record(session.id)? {
+            Some(record) => record,
+            None => {
+                // A record that no invoice made weighs as much as one.
+                self.paywall.owe(client)?;
+                new_record(session, split)
+            }
+        };
         change(&mut record);
         self.paywall.parts.store.put_session(&record)?;
         Ok(record)

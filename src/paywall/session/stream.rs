@@ -112,6 +112,8 @@ pub(super) struct Live {
     pub(super) next: u64,
     pub(super) events: broadcast::Sender<(u64, Event)>,
     pub(super) touched_ms: u64,
+    /// Who brought it into memory, and owes its invoices until one is paid.
+    pub(super) client: Option<Client>,
     /// Who follows, the oldest first.
     followers: VecDeque<CancellationToken>,
 }
@@ -128,6 +130,7 @@ impl Live {
             next: now_ms.max(1),
             events: broadcast::channel(EVENTS_UNDERWAY).0,
             touched_ms: now_ms,
+            client: None,
             followers: VecDeque::new(),
         }
     }
@@ -209,6 +212,7 @@ pub(super) struct Streams {
 struct Held {
     live: Shared,
     client: Option<Client>,
+    paid: bool,
     _place: Slot<Client>,
 }
 
@@ -252,14 +256,18 @@ impl Streams {
         let place = match self.places.take(client, paid) {
             Ok(place) => place,
             Err(full) => {
-                let whose = |held: &Held| full == Full::InAll || held.client == client;
+                // Who has not paid does not push out who has.
+                let whose = |held: &Held| match full {
+                    Full::InAll => paid || !held.paid,
+                    Full::ForKey => held.client == client && (paid || !held.paid),
+                };
                 let gone = idlest(of.iter().filter(|(_, held)| whose(held)));
                 of.remove(&gone.ok_or(full)?);
                 self.places.take(client, paid)?
             }
         };
         let live = Arc::new(Mutex::new(live));
-        of.insert(id, Held { live: Arc::clone(&live), client, _place: place });
+        of.insert(id, Held { live: Arc::clone(&live), client, paid, _place: place });
         Ok(live)
     }
 

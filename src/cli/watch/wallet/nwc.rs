@@ -83,7 +83,7 @@ impl Wallet for NwcWallet {
                 // "Payment failed" covers time-outs too: only the wallet's record tells whether something is still under way.
                 ErrorCode::PaymentFailed => match self.ask(payment).await {
                     Err(Error::NIP47(nip47::Error::ErrorCode(nip47::NIP47Error {
-                        code: ErrorCode::NotFound | ErrorCode::NotImplemented,
+                        code: ErrorCode::NotFound,
                         ..
                     }))) => Outcome::Failed(plain(&said.message)),
                     looked => looked_up(looked),
@@ -117,9 +117,7 @@ fn looked_up(answer: Result<LookupInvoiceResponse, Error>) -> Outcome {
     let unknown = |words: &str| Outcome::Unknown(words.to_owned());
     match answer {
         Ok(record) => match (record.state, record.preimage.filter(|text| !text.is_empty())) {
-            (Some(TransactionState::Failed | TransactionState::Expired), _) => {
-                Outcome::Failed("the payment failed".to_owned())
-            }
+            (Some(TransactionState::Failed), _) => Outcome::Failed("the payment failed".to_owned()),
             (Some(TransactionState::Settled), Some(preimage)) => {
                 proven(&preimage, Some(record.fees_paid))
             }
@@ -129,7 +127,10 @@ fn looked_up(answer: Result<LookupInvoiceResponse, Error>) -> Outcome {
             (Some(TransactionState::Settled), None) => {
                 unknown("the wallet gave no proof of payment")
             }
-            (Some(TransactionState::Pending) | None, _) => unknown("the payment is under way"),
+            // An invoice that expired may have been paid before: what is under way then is not over.
+            (Some(TransactionState::Pending | TransactionState::Expired) | None, _) => {
+                unknown("the payment is under way")
+            }
         },
         Err(_) => unknown("the wallet does not know the payment yet, or did not answer"),
     }
