@@ -67,6 +67,8 @@ async fn gate(dir: &Path) -> Gate {
     config.lightning.network = Network::Regtest;
     config.payment.challenges_per_client_per_minute = NonZeroU32::MAX;
     config.payment.challenges_per_second = NonZeroU32::MAX;
+    config.payment.unpaid_max = u64::MAX;
+    config.payment.unpaid_per_client_max = NonZeroU32::MAX;
     let tasks = Tasks::default();
     let pieces = Pieces {
         store: Arc::clone(&store),

@@ -145,6 +145,8 @@ pub struct Asked {
     pub minute: Msat,
     /// What all of it costs, without fees.
     pub whole: Msat,
+    /// What is spent at most, routing fees and seeks included.
+    pub at_most: Msat,
     /// What the wallet can spend, where it tells.
     pub spendable: Option<Msat>,
 }
@@ -159,9 +161,10 @@ impl Asked {
         let money = if self.network == Network::Mainnet { "" } else { " (play money)" };
         let wallet = self.spendable.map_or_else(String::new, |of| format!("; wallet: {}", sat(of)));
         format!(
-            "{title} ({duration}): {} a minute, {} for all of it{money}, fees not counted; the first {} are free{wallet}",
+            "{title} ({duration}): {} a minute, {} for all of it{money}, {} at the very most with fees and jumps (--max-sat sets less); the first {} are free{wallet}",
             sat(self.minute),
             sat(self.whole),
+            sat(self.at_most),
             time(self.preview_ms),
         )
     }

@@ -200,6 +200,7 @@ async fn prepare(
             sat(max)
         );
     }
+    let max = order.max.unwrap_or_else(|| whole_film(&tariff));
     let free_from = tariff.first_paid.and_then(|first| tariff.timeline.span(first));
     let asked = Asked {
         title: plain(&title.title),
@@ -208,15 +209,13 @@ async fn prepare(
         preview_ms: free_from.map_or(0, |(start, _)| start.millis()),
         minute,
         whole: tariff.whole(),
+        at_most: max,
         spendable: if paid { wallet.spendable().await } else { None },
     };
     if !screen.accept(&asked).await {
         bail!("the price was not accepted: nothing was paid");
     }
-    let budget = Budget {
-        max: order.max.unwrap_or_else(|| whole_film(&tariff)),
-        max_per_minute: order.max_per_minute,
-    };
+    let budget = Budget { max, max_per_minute: order.max_per_minute };
     Ok((Visit::new(tariff, budget), variants))
 }
 
