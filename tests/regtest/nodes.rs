@@ -73,7 +73,9 @@ impl Channel {
     async fn usable(&self) {
         until("a usable channel", async || {
             let channels = self.node.info().channels;
-            channels.iter().any(|channel| channel.usable) && self.peer.usable()
+            // A channel is usable some messages before the peer has told its terms, without which no invoice has a way in.
+            let receives = || self.node.mint(Msat::new(1_000), EXPIRY).is_ok();
+            channels.iter().any(|channel| channel.usable) && self.peer.usable() && receives()
         })
         .await;
     }
