@@ -531,6 +531,13 @@ impl Paywall {
         owed.inspect_err(|_| self.refused())
     }
 
+    /// A client paid so many of what it owed.
+    pub(crate) fn forgive(&self, client: Client, payments: u32) {
+        for _ in 0..payments {
+            self.limits.paid(client);
+        }
+    }
+
     /// Counts what leads to invoices and costs nothing yet.
     pub(crate) fn limit_rate(&self, client: Client) -> Result<(), Error> {
         let counted = self.limits.client(client).and_then(|()| self.limits.in_all(0));

@@ -161,6 +161,7 @@ pub async fn change(
     Document(patch): Document<Patch>,
 ) -> Answer {
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    app.paywall.limit_rate(client)?;
     if let Some(paused) = patch.paused {
         app.sessions.pause(&session, paused, client)?;
     }

@@ -93,7 +93,7 @@ impl Egress {
         of.open = of.open.saturating_add(1);
         // What was counted beyond its length is not given back: an answer that was not read is work as well.
         let unsent = len.saturating_sub(RESPONSE_BYTES);
-        Ok(Passage { used: Arc::clone(&self.used), bought, unsent })
+        Ok(Passage { used: Arc::clone(&self.used), bought, unsent, since_ms: of.since_ms })
     }
 }
 
@@ -115,6 +115,8 @@ pub struct Passage {
     used: Arc<Mutex<Used>>,
     bought: Bought,
     unsent: u64,
+    /// The allowance that it counts against: one that was refilled since gets nothing back.
+    since_ms: u64,
 }
 
 impl Passage {
@@ -127,7 +129,9 @@ impl Passage {
 impl Drop for Passage {
     fn drop(&mut self) {
         if let Some(of) = lock(&self.used).of.get_mut(&self.bought) {
-            of.bytes = of.bytes.saturating_sub(self.unsent);
+            if of.since_ms == self.since_ms {
+                of.bytes = of.bytes.saturating_sub(self.unsent);
+            }
             of.open = of.open.saturating_sub(1);
         }
     }

@@ -42,6 +42,8 @@ const BUNDLE_MAX: u8 = 60;
 /// Invoices of one session that can be paid at once: a window's, and those that a wallet reported as failed. So many more than it has paid are
 /// kept, those that expired among them.
 const UNPAID_MAX: usize = 128;
+/// Unpaid invoices that are kept of a session which has paid, beside as many as it has paid: it is outside of the caps for others.
+const UNPAID_KEPT: usize = 32;
 /// Wallets that follow one session at once; a further one takes the place of the oldest, whose connection may be long dead.
 const FOLLOWERS_MAX: usize = 4;
 /// Who has too many sessions, streams or held requests may ask again after this.
@@ -280,7 +282,8 @@ impl SessionGate {
     /// # Errors
     /// [`Error`] where nothing can be minted or the store fails.
     pub fn look(&self, session: &SessionToken, stage: Stage<'_>) -> Result<(), Error> {
-        let live = self.live(session, None)?;
+        // Who follows it, or waits in it, has brought it into memory under a name; nobody else does here.
+        let Some(live) = self.streams.get(session.id) else { return Ok(()) };
         self.refresh(session, stage, &live)
     }
 
@@ -471,10 +474,17 @@ impl SessionGate {
         let mut live = lock(live);
         let stored = parts.store.session(session.id)?;
         let unpaid = stored.as_ref().map(|state| state.invoices.as_slice()).unwrap_or_default();
-        live.announce_changes(unpaid, timeline, &parts.keys, |hash| parts.store.invoice(hash))?;
+        let find = |hash: &_| parts.store.invoice(hash);
+        let paid_now = live.announce_changes(unpaid, timeline, &parts.keys, find)?;
+        if let Some(client) = live.client {
+            self.paywall.forgive(client, paid_now);
+        }
         let now = parts.clock.now_ms();
         let ended = stored.as_ref().is_some_and(|state| state.record.ended);
-        if live.paused || ended || session.expires_at <= now / 1_000 {
+        // Nothing is asked for that could be paid after the end, when it plays no more.
+        let options = &parts.options;
+        let expiry = u64::from(options.invoice_expiry_seconds).min(options.session_seconds / 4);
+        if live.paused || ended || session.expires_at <= (now / 1_000).saturating_add(expiry) {
             return Ok(());
         }
         let empty = BTreeSet::new();
@@ -503,7 +513,8 @@ impl SessionGate {
         )?;
         // A wallet that reports one failure after the other must not fill the disk.
         let paid = stored.as_ref().map_or(0, |state| state.paid);
-        let room = UNPAID_MAX.saturating_add(paid).saturating_sub(unpaid.len());
+        let kept = if paid == 0 { UNPAID_MAX } else { UNPAID_KEPT.saturating_add(paid) };
+        let room = kept.saturating_sub(unpaid.len());
         for due in due.into_iter().take(UNPAID_MAX.saturating_sub(open_ones).min(room)) {
             // Who has paid here before is served first, and bounded by the window and by what it pays.
             let new = stored.as_ref().is_none_or(|state| state.paid == 0);

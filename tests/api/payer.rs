@@ -246,7 +246,7 @@ async fn a_snapshot_that_was_cut_short_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_segment_has_one_open_invoice_however_many_look_at_once() {
+async fn a_segment_has_one_open_invoice_however_many_follow_at_once() {
     let app = TestApp::new();
     let film = app.film().await;
     let gate = &app.shared.sessions;
@@ -260,8 +260,9 @@ async fn a_segment_has_one_open_invoice_however_many_look_at_once() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     let stage = Stage { media: &published.media, split: published.split };
+                    let client = std::net::IpAddr::from([127, 0, 0, 1]).into();
                     barrier.wait();
-                    gate.look(&token, stage).unwrap();
+                    gate.follow(&token, stage, None, client).unwrap();
                 });
             }
         });

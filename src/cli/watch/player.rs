@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
@@ -35,6 +35,8 @@ impl Player {
             .stdout(Stdio::null())
             .stderr(output())
             .kill_on_drop(true)
+            // What a command of the viewer's own starts in turn ends with it.
+            .process_group(0)
             .spawn()
             .map_err(|error| anyhow!("{program} cannot be started ({error}): is it installed?"))?;
         Ok(Self { name: program.clone(), child })
@@ -54,16 +56,19 @@ impl Drop for Player {
     /// Asks it to end before it is killed, so that it can leave the terminal in order.
     fn drop(&mut self) {
         let Some(id) = self.child.id().and_then(|id| i32::try_from(id).ok()) else { return };
-        if kill(Pid::from_raw(id), Signal::SIGTERM).is_err() {
+        let group = Pid::from_raw(id);
+        if killpg(group, Signal::SIGTERM).is_err() {
             return;
         }
         let deadline = std::time::Instant::now() + END_WITHIN;
         while std::time::Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+                break;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        // Who is left of the group took no notice.
+        let _ = killpg(group, Signal::SIGKILL);
     }
 }
 

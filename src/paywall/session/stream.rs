@@ -158,13 +158,15 @@ impl Live {
     }
 
     /// Tells invoices that are new, and payments that are new; each once. `find` gives an invoice that is no longer among the unpaid.
+    /// How many payments were new.
     pub(super) fn announce_changes<E>(
         &mut self,
         unpaid: &[Invoice],
         timeline: &Timeline,
         keys: &Keys,
         find: impl Fn(&PaymentHash) -> Result<Option<Invoice>, E>,
-    ) -> Result<(), E> {
+    ) -> Result<u32, E> {
+        let mut paid = 0_u32;
         let told = self.announced.iter().copied();
         let gone: Vec<PaymentHash> =
             told.filter(|hash| !unpaid.iter().any(|of| of.hash == *hash)).collect();
@@ -174,6 +176,7 @@ impl Live {
             self.failed.remove(&hash);
             // Otherwise it was forgotten after its time.
             if let Some(invoice) = found.filter(is_paid) {
+                paid = paid.saturating_add(1);
                 self.tell(Event::Paid {
                     payment_hash: hash,
                     segments: planned(&invoice).to_vec(),
@@ -184,7 +187,7 @@ impl Live {
         for invoice in unpaid {
             self.announce(invoice, timeline, keys);
         }
-        Ok(())
+        Ok(paid)
     }
 
     /// Numbers an event, keeps it for who comes later, and tells who listens.
