@@ -262,3 +262,49 @@ async fn the_operator_sees_what_nobody_claimed() {
     assert_eq!(app.ledger().await["unclaimed_msat"], 2_000);
     app.get("/api/v1/ledger/unclaimed").await.problem(401, "unauthorized");
 }
+
+#[tokio::test]
+async fn a_session_that_is_only_patched_takes_no_place_and_mints_nothing() {
+    let app = TestApp::with(|config| config.payment.sessions_per_client_max = 2);
+    let film = app.film().await;
+    for _ in 0..20 {
+        let session = Session::of(&app, &film, json!({ "hold_ms": 0, "ahead": 10 })).await;
+        session.patch(&app, json!({})).await;
+    }
+    use sluice::store::Ledger as _;
+    assert_eq!((app.store.unpaid(), app.shared.sessions.open_sessions()), (0, 0));
+}
+
+#[tokio::test]
+async fn one_payment_does_not_let_a_session_fill_the_server() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::of(&app, &film, json!({ "hold_ms": 0 })).await;
+    app.get(&session.segment(1)).await;
+    pay(&app, &session.open(&app).await[0]).await;
+    for _ in 0..60 {
+        for invoice in session.open(&app).await {
+            session.patch(&app, json!({ "failed": text(&invoice["payment_hash"]) })).await;
+        }
+    }
+    use sluice::store::Ledger as _;
+    assert!(app.store.unpaid() <= 33, "{}", app.store.unpaid());
+}
+
+#[tokio::test]
+async fn a_client_whose_sessions_pay_is_never_in_debt() {
+    let app = TestApp::with(|config| {
+        config.payment.unpaid_per_client_max = NonZeroU32::new(12).unwrap();
+    });
+    let film = app.film().await;
+    for n in 0..12 {
+        let session = Session::of(&app, &film, json!({ "hold_ms": 0 })).await;
+        app.get(&session.segment(1)).await;
+        let open = session.open(&app).await;
+        assert!(!open.is_empty(), "session {n} is asked to pay");
+        for invoice in open {
+            pay(&app, &invoice).await;
+        }
+        assert_eq!(app.get(&session.segment(1)).await.status, 200);
+    }
+}
