@@ -5,12 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::print_stdout, missing_docs, dead_code)]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 use sluice::domain::amount::Msat;
-use sluice::lightning::OpenChannel;
+use sluice::lightning::{Error, OpenChannel};
+use tokio::time::sleep;
 
 #[path = "common/figures.rs"]
 mod figures;
@@ -21,10 +22,12 @@ use figures::{Goal, ROUNDS, compare};
 use world::client::{Challenge, Client};
 use world::server::Settings;
 use world::wallet::Wallet;
-use world::{CHANNEL_SAT, MATURITY, World, until};
+use world::{CHANNEL_SAT, MATURITY, WITHIN, World, until};
 
 /// LDK holds 50 HTLCs in a channel at most, and a slot comes free only some messages after its payment.
 const IN_FLIGHT: usize = 40;
+/// A slot comes free within this.
+const RETRY: Duration = Duration::from_millis(5);
 /// Purchases of a round, for each payer.
 const PURCHASES: usize = 120;
 
@@ -37,6 +40,20 @@ struct Shop<'a> {
 impl Shop<'_> {
     async fn challenge(&self, n: usize) -> Challenge {
         self.client.challenge(&self.segments[n % self.segments.len()]).await.expect("a price")
+    }
+
+    /// Pays as a wallet does: a channel whose slots are all taken for a moment is tried again.
+    async fn proof(&self, n: usize, bolt11: &str) -> String {
+        let payer = self.payers[n % self.payers.len()];
+        let begun = Instant::now();
+        let hash = loop {
+            match payer.send(bolt11).await {
+                Ok(hash) => break hash,
+                Err(Error::NoRoute) if begun.elapsed() < WITHIN => sleep(RETRY).await,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        payer.outcome(hash).await.expect("the payment arrives").preimage
     }
 
     /// All payers at once, each with so many under way; how many a second.
@@ -54,9 +71,9 @@ impl Shop<'_> {
     async fn buy(&self) -> f64 {
         self.per_second(async |n| {
             let asked = self.challenge(n).await;
-            let proof = self.payers[n % self.payers.len()].pay(&asked.invoice).await;
+            let preimage = self.proof(n, &asked.invoice).await;
             let segment = &self.segments[n % self.segments.len()];
-            self.client.redeem(segment, &asked.credential(&proof.preimage)).await;
+            self.client.redeem(segment, &asked.credential(&preimage)).await;
         })
         .await
     }
@@ -69,7 +86,7 @@ impl Shop<'_> {
         }
         let invoices = &invoices;
         self.per_second(async |n| {
-            self.payers[n % self.payers.len()].pay(&invoices[n]).await;
+            self.proof(n, &invoices[n]).await;
         })
         .await
     }
