@@ -207,6 +207,7 @@ pub async fn end(
     From(client): From,
 ) -> Answer<StatusCode> {
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    app.paywall.limit_rate(client)?;
     app.sessions.end(&session, published.split, client)?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -128,7 +128,6 @@ impl SessionGate {
         change: impl FnOnce(&mut SessionRecord),
     ) -> Result<SessionRecord, Error> {
         let _guard = lock(&self.changes);
-        self.paywall.limit_rate(client)?;
         let mut record = match self.paywall.parts.store.session_record(session.id)? {
             Some(record) => record,
             None => {
