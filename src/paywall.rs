@@ -409,6 +409,11 @@ impl Paywall {
         offer: &Offer,
         deadline: tokio::time::Instant,
     ) -> Result<Standing, Error> {
+        // Nearly always it is booked by now.
+        match self.standing(&bound.hash)? {
+            Standing::Unpaid => {}
+            known => return Ok(known),
+        }
         let mut listener = self.parts.bells.listen(Wake::Payment(bound.hash));
         loop {
             match self.standing(&bound.hash)? {
@@ -456,6 +461,7 @@ impl Paywall {
             expires_at: bound.pay_before,
             minted_ms: None,
             progress: Progress::Open,
+            claimed: false,
         };
         self.parts.store.restore(None, &invoice)?;
         let payment = IncomingPayment { hash: bound.hash, received: bound.amount, boot: 0 };
@@ -503,6 +509,7 @@ impl Paywall {
             expires_at: minted.expires_at,
             minted_ms: Some(self.parts.clock.now_ms()),
             progress: Progress::Open,
+            claimed: false,
         }
     }
 

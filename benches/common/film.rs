@@ -171,6 +171,7 @@ fn pay_one<E: Engine>(store: &Store<E>, film: Film, n: usize, now_ms: u64) -> (u
         expires_at: now_ms / 1_000 + 600,
         minted_ms: None,
         progress: Progress::Open,
+        claimed: false,
     };
     store.record(&invoice).unwrap();
     let payment = IncomingPayment { hash: invoice.hash, received: SEGMENT_PRICE, boot: 1 };

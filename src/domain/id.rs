@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
 /// Text that is not the identity it should be.
@@ -11,12 +12,46 @@ use uuid::Uuid;
 #[error("not a well-formed {0}")]
 pub struct IdError(pub &'static str);
 
+/// Text where people read it (JSON), bytes where they do not (what the store keeps).
+macro_rules! as_text_or_bytes {
+    ($name:ident, $len:literal, $what:literal) => {
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                if serializer.is_human_readable() {
+                    serializer.serialize_str(&String::from(*self))
+                } else {
+                    serializer.serialize_bytes(self.as_bytes())
+                }
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                if deserializer.is_human_readable() {
+                    let text = String::deserialize(deserializer)?;
+                    return text.parse().map_err(D::Error::custom);
+                }
+                let bytes = <&[u8]>::deserialize(deserializer)?;
+                let bytes: Option<[u8; $len]> = bytes.try_into().ok();
+                bytes.map(Self::from).ok_or_else(|| D::Error::custom(IdError($what)))
+            }
+        }
+    };
+}
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Uuid);
+
+        as_text_or_bytes!($name, 16, $what);
+
+        impl From<[u8; 16]> for $name {
+            fn from(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+        }
 
         impl $name {
             /// From a UUID; version 7 keeps ids in the order of their creation.
@@ -82,9 +117,16 @@ uuid_id!(
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name([u8; $len]);
+
+        as_text_or_bytes!($name, $len, $what);
+
+        impl From<[u8; $len]> for $name {
+            fn from(bytes: [u8; $len]) -> Self {
+                Self(bytes)
+            }
+        }
 
         impl $name {
             /// From its bytes.

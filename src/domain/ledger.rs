@@ -13,8 +13,9 @@ use super::amount::{Msat, Share};
 use super::id::{CreatorId, IdError, PaymentHash, PayoutId};
 
 /// Where value lies or whom it is owed to.
+///
+/// The order of the variants is that of the store's records: a new one goes to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
 pub enum Account {
     /// Asset: what this node owns in its channels.
     ChannelFunds,
@@ -78,20 +79,6 @@ impl FromStr for Account {
                 None => return Err(IdError("account")),
             },
         })
-    }
-}
-
-impl TryFrom<String> for Account {
-    type Error = IdError;
-
-    fn try_from(text: String) -> Result<Self, IdError> {
-        text.parse()
-    }
-}
-
-impl From<Account> for String {
-    fn from(account: Account) -> Self {
-        account.to_string()
     }
 }
 

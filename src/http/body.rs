@@ -30,20 +30,22 @@ pub struct Memory {
     max: u32,
 }
 
-/// What a body keeps; given back as it leaves.
+/// What a body keeps.
 #[derive(Debug)]
 pub struct Kept {
-    units: OwnedSemaphorePermit,
-    free: Option<OwnedSemaphorePermit>,
+    _units: OwnedSemaphorePermit,
+    _free: Option<OwnedSemaphorePermit>,
 }
 
-impl Kept {
-    /// So many bytes left.
-    fn left(&mut self, bytes: u64) {
-        let units = usize::try_from(bytes / UNIT).unwrap_or_default();
-        // The last part of a piece is given back at the end.
-        drop(self.units.split(units));
-        drop(self.free.as_mut().and_then(|free| free.split(units)));
+/// A part's bytes with what they may keep: it is given back once the last piece has left, since each piece holds all of them.
+struct Counted {
+    bytes: Bytes,
+    _memory: Kept,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -71,7 +73,7 @@ impl Memory {
                 false => Some(Arc::clone(&self.free).acquire_many_owned(units).await.ok()?),
             };
             let units = Arc::clone(&self.units).acquire_many_owned(units).await.ok()?;
-            Some(Kept { units, free })
+            Some(Kept { _units: units, _free: free })
         };
         let taken = tokio::time::timeout(WAIT, taken).await;
         taken.ok().flatten().ok_or_else(Problem::busy)
@@ -84,18 +86,12 @@ pub struct Media {
     metrics: Metrics,
     /// What it takes of a segment's allowance; nothing where it is free.
     passage: Option<Passage>,
-    memory: Kept,
 }
 
 impl Media {
     /// Of these bytes.
-    pub const fn new(
-        bytes: Bytes,
-        metrics: Metrics,
-        passage: Option<Passage>,
-        memory: Kept,
-    ) -> Self {
-        Self { left: bytes, metrics, passage, memory }
+    pub fn new(bytes: Bytes, metrics: Metrics, passage: Option<Passage>, memory: Kept) -> Self {
+        Self { left: Bytes::from_owner(Counted { bytes, _memory: memory }), metrics, passage }
     }
 
     /// As axum takes it.
@@ -119,7 +115,6 @@ impl HttpBody for Media {
         let piece = this.left.split_to(PIECE.min(this.left.len()));
         let bytes = u64::try_from(piece.len()).unwrap_or(u64::MAX);
         this.metrics.sent(bytes);
-        this.memory.left(bytes);
         if let Some(passage) = &mut this.passage {
             passage.sent(bytes);
         }

@@ -3,8 +3,10 @@
 //! A client that sends its headers slowly, or that takes bytes slower than anything that plays, is disconnected; one that opens too many
 //! connections is told so and closed. What a request then may do is the handlers' business.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,7 +22,9 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nix::sys::sendfile::sendfile64;
+use nix::sys::socket::{MsgFlags, sendmsg};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
@@ -29,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Problem;
 use super::{Options, client_of};
 use crate::paywall::Client;
+use crate::runtime::sealed;
 use crate::runtime::slots::{Full, Slots};
 use crate::telemetry::Metrics;
 
@@ -42,6 +47,10 @@ const REFUSAL: Duration = Duration::from_secs(2);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// What a reader takes at least while bytes wait for it, within [`Options::stall_seconds`]: slower than the poorest rendition plays.
 const STALL_BYTES: u64 = 256 << 10;
+/// More follows: what is sent waits for it, some milliseconds at most (Linux, `send(2)`; nix does not name it).
+const MSG_MORE: MsgFlags = MsgFlags::from_bits_retain(0x8000);
+/// Fewer bytes are copied faster than their file is found.
+const SEND_FROM: usize = 16 << 10;
 
 /// Answers until told to end.
 pub async fn serve(
@@ -107,7 +116,8 @@ impl Server {
             request.extensions_mut().insert(ConnectInfo(peer));
             router.call(request)
         });
-        let patient = Patient::new(stream, Duration::from_secs(self.options.stall_seconds));
+        let patience = Duration::from_secs(self.options.stall_seconds);
+        let patient = Patient::new(Sending(stream), patience);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(self.options.header_seconds))
@@ -146,6 +156,95 @@ impl Server {
 fn is_of_the_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// A socket that takes sealed bytes from their file, without a copy.
+struct Sending(TcpStream);
+
+impl Sending {
+    /// Sends from a file, as much as the socket takes now.
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        file: &File,
+        offset: u64,
+        len: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut offset = i64::try_from(offset).map_err(io::Error::other)?;
+        self.poll_io(cx, || Ok(sendfile64(&self.0, file, Some(&mut offset), len)?))
+    }
+
+    /// Sends what comes before a file, headers; they leave with its first bytes.
+    fn poll_precede(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let flags = MSG_MORE | MsgFlags::MSG_NOSIGNAL;
+        let socket = self.0.as_raw_fd();
+        self.poll_io(cx, || Ok(sendmsg::<()>(socket, bytes, &[], flags, None)?))
+    }
+
+    fn poll_io(
+        &self,
+        cx: &mut Context<'_>,
+        mut send: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_io(Interest::WRITABLE, &mut send) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return Poll::Ready(sent),
+            }
+        }
+    }
+}
+
+impl AsyncRead for Sending {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Sending {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[io::IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let in_file = |slice: &io::IoSlice<'_>| {
+            if slice.len() < SEND_FROM { None } else { sealed::file_of(slice) }
+        };
+        match bytes.iter().enumerate().find_map(|(n, slice)| Some((n, slice, in_file(slice)?))) {
+            Some((0, slice, (file, offset))) => self.poll_send(cx, &file, offset, slice.len()),
+            Some((n, ..)) => self.poll_precede(cx, bytes.get(..n).unwrap_or_default()),
+            None => Pin::new(&mut self.0).poll_write_vectored(cx, bytes),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
 }
 
 /// A stream whose reader must take something. Only the time in which bytes wait for the reader counts.

@@ -161,6 +161,14 @@ impl<E: Engine> Store<E> {
         self.engine.get(table, key.as_ref())?.map(|value| decode(&value)).transpose()
     }
 
+    pub(super) fn read_packed<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<T>, Error> {
+        self.engine.get(table, key.as_ref())?.map(|value| unpack(&value)).transpose()
+    }
+
     /// All records with a prefix.
     pub(super) fn read_all<T: DeserializeOwned>(
         &self,
@@ -221,7 +229,7 @@ fn node_key(primary: &str, secondary: &str, key: &str) -> Vec<u8> {
     [primary.as_bytes(), b"\0", secondary.as_bytes(), b"\0", key.as_bytes()].concat()
 }
 
-/// A record to be written.
+/// A record to be written that people may have to read: JSON.
 pub(super) fn put(
     table: Table,
     key: impl AsRef<[u8]>,
@@ -233,6 +241,26 @@ pub(super) fn put(
 
 pub(super) fn decode<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(value).map_err(|error| Error::Corrupt(error.to_string()))
+}
+
+/// What the first byte of a packed record says: a change of its fields takes the next number, and reads this one still.
+const PACKED: u8 = 1;
+
+/// A record that each sale writes and reads: postcard, a quarter of JSON's bytes and time.
+pub(super) fn pack(
+    table: Table,
+    key: impl AsRef<[u8]>,
+    value: &impl Serialize,
+) -> Result<Op, Error> {
+    let value = postcard::to_extend(value, vec![PACKED]);
+    let value = value.map_err(|error| Error::Corrupt(error.to_string()))?;
+    Ok(Op::Put(table, key.as_ref().to_vec(), value))
+}
+
+pub(super) fn unpack<T: DeserializeOwned>(value: &[u8]) -> Result<T, Error> {
+    let packed = value.strip_prefix(&[PACKED]);
+    let packed = packed.ok_or_else(|| Error::Corrupt("it is of another version".to_owned()))?;
+    postcard::from_bytes(packed).map_err(|error| Error::Corrupt(error.to_string()))
 }
 
 pub(super) fn decode_sum(value: &[u8]) -> Result<i128, Error> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Engine, Op, Store, Table, decode, decode_sum, put};
+use super::engine::{Engine, Op, Store, Table, decode, decode_sum, pack, put, unpack};
 use super::{
     ChannelBooking, Credit, Draw, Durability, Error, Invoice, Ledger, Origin, Progress, Purpose,
     Redeem, SessionRecord, Swept, Unclaimed,
@@ -27,23 +27,28 @@ struct Booked {
     /// In which start of the process the node last told of it; `None` while only a preimage has.
     told_boot: Option<u64>,
     /// Payments that were booked before that start told any: it may tell each of them again.
-    #[serde(default)]
     known: u32,
     /// How often that start has told of this hash.
-    #[serde(default)]
     told: u32,
     /// The session whose credit a further payment becomes.
     session: Option<SessionId>,
     /// What of the total nobody claimed.
-    #[serde(default)]
     unclaimed: Msat,
+}
+
+/// An entry under its identity.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    at_ms: u64,
+    postings: Vec<(Account, i128)>,
 }
 
 impl<E: Engine> Store<E> {
     /// An entry and the sums that it changes.
     pub(super) fn post(&self, entry: Result<Entry, Unbalanced>) -> Result<Vec<Op>, Error> {
         let entry = entry.map_err(|error| Error::Corrupt(error.to_string()))?;
-        let mut batch = vec![put(Table::Entries, &entry.id, &entry)?];
+        let kept = Kept { at_ms: entry.at_ms, postings: entry.postings.clone() };
+        let mut batch = vec![pack(Table::Entries, &entry.id, &kept)?];
         for (account, amount) in entry.postings {
             batch.push(Op::Add(account_key(account), amount));
         }
@@ -72,7 +77,7 @@ impl<E: Engine> Store<E> {
             booked.unclaimed = booked.unclaimed.checked_add(rest).ok_or_else(overflow)?;
             batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
         }
-        batch.push(put(Table::Booked, payment.hash.as_bytes(), &booked)?);
+        batch.push(pack(Table::Booked, payment.hash.as_bytes(), &booked)?);
         self.write_counted(batch, change)
     }
 
@@ -99,6 +104,7 @@ impl<E: Engine> Store<E> {
         let id = self.fresh(EntryId::Claim(*hash))?;
         let mut batch = self.post(Entry::new(&id, now_ms, postings))?;
         invoice.progress = Progress::Credited { at_ms: now_ms };
+        invoice.claimed = true;
         batch.push(self.put_invoice(&invoice)?);
         if let Some(session) = session {
             batch.extend(super::sessions::paid(session, hash)?);
@@ -111,7 +117,7 @@ impl<E: Engine> Store<E> {
         } else {
             unclaimed(*hash, booked.unclaimed, now_ms)?
         });
-        batch.push(put(Table::Booked, hash.as_bytes(), &booked)?);
+        batch.push(pack(Table::Booked, hash.as_bytes(), &booked)?);
         self.write_counted(batch, -1)?;
         Ok(Some(invoice))
     }
@@ -138,7 +144,7 @@ impl<E: Engine> Store<E> {
             Purpose::Segment { .. } => (None, invoice.amount),
         };
         invoice.progress = Progress::Credited { at_ms: now_ms };
-        let mut batch = vec![put(Table::Invoices, invoice.hash.as_bytes(), &invoice)?];
+        let mut batch = vec![self.put_invoice(&invoice)?];
         if let Some(session) = session {
             batch.extend(super::sessions::paid(session, &invoice.hash)?);
         }
@@ -203,8 +209,8 @@ impl<E: Engine> Store<E> {
         Ok(true)
     }
 
-    fn put_invoice(&self, invoice: &Invoice) -> Result<Op, Error> {
-        put(Table::Invoices, invoice.hash.as_bytes(), invoice)
+    pub(super) fn put_invoice(&self, invoice: &Invoice) -> Result<Op, Error> {
+        pack(Table::Invoices, invoice.hash.as_bytes(), invoice)
     }
 
     /// The changes that end an invoice's life, and what they are; nothing where it lives on.
@@ -277,7 +283,7 @@ impl<E: Engine> Ledger for Store<E> {
 
     fn restore(&self, session: Option<&SessionRecord>, invoice: &Invoice) -> Result<(), Error> {
         let _guard = lock(&self.money);
-        let booked = self.read::<Booked>(Table::Booked, invoice.hash.as_bytes())?;
+        let booked = self.read_packed::<Booked>(Table::Booked, invoice.hash.as_bytes())?;
         let used = booked.is_some_and(|booked| booked.unclaimed < invoice.amount);
         if used || self.invoice(&invoice.hash)?.is_some() {
             return Ok(());
@@ -304,7 +310,7 @@ impl<E: Engine> Ledger for Store<E> {
     }
 
     fn invoice(&self, hash: &PaymentHash) -> Result<Option<Invoice>, Error> {
-        self.read(Table::Invoices, hash.as_bytes())
+        self.read_packed(Table::Invoices, hash.as_bytes())
     }
 
     fn credit(
@@ -314,7 +320,7 @@ impl<E: Engine> Ledger for Store<E> {
         now_ms: u64,
     ) -> Result<Credit, Error> {
         let _guard = lock(&self.money);
-        let booked = self.read::<Booked>(Table::Booked, payment.hash.as_bytes())?;
+        let booked = self.read_packed::<Booked>(Table::Booked, payment.hash.as_bytes())?;
         let (mut booked, told_before) = match (booked, origin) {
             (None, Origin::Event { .. }) => {
                 return self.credit_first(payment, Some(payment.boot), now_ms);
@@ -347,7 +353,7 @@ impl<E: Engine> Ledger for Store<E> {
             self.credit_further(payment, payment.received, booked, now_ms)?;
             return Ok(Credit::Repeated(session));
         }
-        let told = put(Table::Booked, payment.hash.as_bytes(), &booked)?;
+        let told = pack(Table::Booked, payment.hash.as_bytes(), &booked)?;
         self.engine.write(vec![told], Durability::Process)?;
         Ok(Credit::Replayed)
     }
@@ -371,7 +377,9 @@ impl<E: Engine> Ledger for Store<E> {
             }
             Progress::Redeemed { .. } | Progress::Expired { .. } => Ok(Redeem::Spent),
             Progress::Credited { .. } => {
-                let id = self.fresh(EntryId::Earn(*hash))?;
+                // A first payment was never earned: no need to look.
+                let id = EntryId::Earn(*hash);
+                let id = if invoice.claimed { self.fresh(id)? } else { id };
                 let entry = Entry::earn(&id, now_ms, invoice.amount, &invoice.split);
                 let mut batch = self.post(entry)?;
                 invoice.progress = Progress::Redeemed { at_ms: now_ms };
@@ -422,7 +430,7 @@ impl<E: Engine> Ledger for Store<E> {
             let _guard = lock(&self.money);
             let rows = self.engine.scan(Table::Invoices, b"", after.as_deref(), PAGE)?;
             for (_, value) in &rows {
-                let invoice: Invoice = decode(value)?;
+                let invoice: Invoice = unpack(value)?;
                 let (batch, one) =
                     self.sweep_one(&invoice, unpaid_before_s, credited_before_ms, now_ms)?;
                 if !batch.is_empty() {
@@ -509,11 +517,17 @@ impl<E: Engine> Ledger for Store<E> {
 
     fn entries(&self, after: Option<&str>, limit: usize) -> Result<Vec<Entry>, Error> {
         let rows = self.engine.scan(Table::Entries, b"", after.map(str::as_bytes), limit)?;
-        rows.iter().map(|(_, value)| decode(value)).collect()
+        let read = |(key, value): (Vec<u8>, Vec<u8>)| {
+            let id = String::from_utf8(key).map_err(|_| Error::Corrupt("an entry".to_owned()))?;
+            let Kept { at_ms, postings } = unpack(&value)?;
+            Ok(Entry { id, at_ms, postings })
+        };
+        rows.into_iter().map(read).collect()
     }
 }
 
-const ACCOUNT: &[u8] = b"account/";
+/// What the sums of accounts begin with.
+pub(super) const ACCOUNT: &[u8] = b"account/";
 
 fn account_key(account: Account) -> Vec<u8> {
     [ACCOUNT, account.to_string().as_bytes()].concat()

@@ -130,7 +130,6 @@ pub enum Setback {
 
 /// What an invoice was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Purpose {
     /// One segment, opened by an L402 credential.
     Segment {
@@ -162,15 +161,15 @@ pub struct Invoice {
     /// When it expires, in seconds since the Unix epoch.
     pub expires_at: u64,
     /// When it was made, in milliseconds since the Unix epoch; `None` where that is not known.
-    #[serde(default)]
     pub minted_ms: Option<u64>,
     /// How far it has come.
     pub progress: Progress,
+    /// Its payment was nobody's at first: the hash may have been paid, and earned, before.
+    pub claimed: bool,
 }
 
 /// How far an invoice has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "progress", rename_all = "snake_case")]
 pub enum Progress {
     /// Not paid.
     Open,

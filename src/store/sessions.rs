@@ -109,7 +109,7 @@ impl<E: Engine> Store<E> {
         invoice: &Invoice,
     ) -> Result<Vec<Op>, Error> {
         let mut batch = vec![
-            put(Table::Invoices, invoice.hash.as_bytes(), invoice)?,
+            self.put_invoice(invoice)?,
             put(Table::Sessions, invoice_key(session.id, &invoice.hash), &invoice.hash)?,
         ];
         if self.session_record(session.id)?.is_none() {

@@ -212,6 +212,7 @@ pub fn invoice(number: u128, amount: u64) -> Invoice {
         expires_at: 600,
         minted_ms: None,
         progress: Progress::Open,
+        claimed: false,
     }
 }
 

@@ -179,6 +179,7 @@ impl Both {
             expires_at: 600,
             minted_ms: None,
             progress: Progress::Open,
+            claimed: false,
         };
         match of {
             None => self.store.record(&invoice).unwrap(),

@@ -49,6 +49,7 @@ impl SessionGate {
             expires_at: receipt.expires_at,
             minted_ms: None,
             progress: Progress::Open,
+            claimed: false,
         };
         parts.store.restore(Some(&new_record(session, stage.split)), &invoice)?;
         let payment = IncomingPayment { hash: receipt.hash, received: receipt.amount, boot: 0 };
