@@ -21,6 +21,7 @@ use crate::store::{Draw, Invoice, Purpose};
 
 mod claim;
 mod control;
+mod life;
 mod stream;
 mod terms;
 
@@ -163,25 +164,6 @@ impl SessionGate {
         })
     }
 
-    /// The session of a key.
-    ///
-    /// # Errors
-    /// [`Error::NoSession`] where the key is not ours, of the other kind, rotated away, or over.
-    pub fn session(&self, kind: SessionKind, key: &str) -> Result<SessionToken, Error> {
-        let parts = &self.paywall.parts;
-        let token = parts.keys.verify_session(kind, key).ok_or(Error::NoSession)?;
-        if token.expires_at < parts.clock.now_s() {
-            return Err(Error::NoSession);
-        }
-        if kind == SessionKind::Play {
-            let stored = parts.store.session_record(token.id)?;
-            if stored.is_some_and(|record| record.generation > token.generation) {
-                return Err(Error::NoSession);
-            }
-        }
-        Ok(token)
-    }
-
     /// Holds a player's request while its payment may come. Nothing is charged: the caller reads the bytes next, then takes them with
     /// [`SessionGate::take`]. Held requests hold no bytes.
     ///
@@ -204,6 +186,10 @@ impl SessionGate {
         loop {
             if store.covers(session.id, number, amount)? {
                 return Ok(Play::Granted);
+            }
+            if held.is_some() {
+                // It was good when the request came.
+                self.ensure_current(session)?;
             }
             // Looked at after the credit: what is paid plays, also where there is no room for another session.
             let live = self.live(session, Some(client))?;
@@ -251,7 +237,7 @@ impl SessionGate {
     /// another request took the credit meanwhile.
     ///
     /// # Errors
-    /// [`Error`] where the store fails; nothing was charged then.
+    /// [`Error`] where the store fails, or the key was rotated away meanwhile; nothing was charged then.
     pub fn take(
         &self,
         session: &SessionToken,
@@ -260,11 +246,17 @@ impl SessionGate {
     ) -> Result<bool, Error> {
         let first = match price(session, stage, number)? {
             None => true,
-            Some(amount) => match self.draw(session, stage, number, amount)? {
-                Draw::First => true,
-                Draw::Again => false,
-                Draw::Short { .. } => return Ok(false),
-            },
+            Some(amount) => {
+                // A key is rotated under the same lock: from then on it draws nothing.
+                let live = self.streams.get(session.id);
+                let _guard = live.as_deref().map(lock);
+                self.ensure_current(session)?;
+                match self.draw(session, stage, number, amount)? {
+                    Draw::First => true,
+                    Draw::Again => false,
+                    Draw::Short { .. } => return Ok(false),
+                }
+            }
         };
         // Without room for the session nobody can follow it either, and what is paid plays all the same.
         if first && let Ok(live) = self.live(session, None) {
@@ -324,15 +316,18 @@ impl SessionGate {
                 let since = guard.log.iter().filter(|(n, _)| *n >= from);
                 since.map(|(n, event)| self.number(*n, event.clone())).collect()
             }
+            // Who follows is told the end next, when its time is found to be over.
+            None if self.is_over(session) => Vec::new(),
             None if stored.as_ref().is_some_and(|state| state.record.ended) => {
                 vec![self.number(before, Event::End {})]
             }
             None => {
                 let now = self.paywall.parts.clock.now_s();
-                let invoices = stored.map(|state| state.invoices).unwrap_or_default();
-                let open = invoices.iter().filter(|invoice| {
-                    is_open(invoice, now) && !guard.failed.contains(&invoice.hash)
-                });
+                let (invoices, failed) =
+                    stored.map(|state| (state.invoices, state.record.failed)).unwrap_or_default();
+                let open = invoices
+                    .iter()
+                    .filter(|invoice| is_open(invoice, now) && !failed.contains(&invoice.hash));
                 let mut told: Vec<Numbered> = open
                     .filter_map(|invoice| announce(invoice, &stage.media.timeline, self.keys()))
                     .map(|event| Numbered { id: None, event })
@@ -355,12 +350,6 @@ impl SessionGate {
     /// Drops sessions that nobody touched for a while from memory.
     pub fn forget_idle(&self) {
         self.streams.forget_idle(self.paywall.parts.clock.now_ms(), IDLE_MS);
-    }
-
-    /// How long a session has left.
-    pub fn ends_in(&self, session: &SessionToken) -> Duration {
-        let now = self.paywall.parts.clock.now_ms();
-        Duration::from_millis(session.expires_at.saturating_mul(1_000).saturating_sub(now))
     }
 
     /// How many sessions are in memory.
@@ -480,20 +469,22 @@ impl SessionGate {
             self.paywall.forgive(client, paid_now);
         }
         let now = parts.clock.now_ms();
-        let ended = stored.as_ref().is_some_and(|state| state.record.ended);
-        // Nothing is asked for that could be paid after the end, when it plays no more.
+        let stopped =
+            stored.as_ref().is_some_and(|state| state.record.ended || state.record.paused);
+        // What is paid after the end still plays, and would better not be asked for.
         let options = &parts.options;
         let expiry = u64::from(options.invoice_expiry_seconds).min(options.session_seconds / 4);
-        if live.paused || ended || session.expires_at <= (now / 1_000).saturating_add(expiry) {
+        if stopped || session.expires_at <= (now / 1_000).saturating_add(expiry) {
             return Ok(());
         }
-        let empty = BTreeSet::new();
+        let (empty, none) = (BTreeSet::new(), BTreeSet::new());
+        let failed = stored.as_ref().map_or(&none, |state| &state.record.failed);
         let mut open = BTreeSet::new();
         let mut committed = stored.as_ref().map_or(Msat::ZERO, |state| state.spent);
         let mut open_ones = 0_usize;
         for invoice in unpaid.iter().filter(|invoice| is_open(invoice, now / 1_000)) {
             open_ones = open_ones.saturating_add(1);
-            if !live.failed.contains(&invoice.hash) {
+            if !failed.contains(&invoice.hash) {
                 open.extend(planned(invoice));
                 committed = committed.checked_add(invoice.amount).unwrap_or(session.max);
             }

@@ -12,6 +12,7 @@ mod engine;
 mod sse;
 mod transcoder;
 
+mod afterwards;
 mod claims;
 mod connections;
 mod credentials;

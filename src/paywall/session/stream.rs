@@ -104,8 +104,6 @@ pub struct Numbered {
 /// What is known of a session only while the process lives.
 pub(super) struct Live {
     pub(super) window: Window,
-    pub(super) paused: bool,
-    pub(super) failed: BTreeSet<PaymentHash>,
     /// Invoices that were told of and are not known to be paid.
     pub(super) announced: BTreeSet<PaymentHash>,
     pub(super) log: VecDeque<(u64, Event)>,
@@ -122,8 +120,6 @@ impl Live {
     pub(super) fn new(window: Window, announced: BTreeSet<PaymentHash>, now_ms: u64) -> Self {
         Self {
             window,
-            paused: false,
-            failed: BTreeSet::new(),
             announced,
             log: VecDeque::new(),
             // Greater than what an earlier stay in memory reached: a wallet that comes back is never told that it missed nothing.
@@ -173,7 +169,6 @@ impl Live {
         for hash in gone {
             let found = find(&hash)?;
             self.announced.remove(&hash);
-            self.failed.remove(&hash);
             // Otherwise it was forgotten after its time.
             if let Some(invoice) = found.filter(is_paid) {
                 paid = paid.saturating_add(1);
