@@ -110,12 +110,14 @@ pub async fn part(
         return Ok(asked.head(len));
     }
     loop {
-        let bought = match app.sessions.wait(&session, stage(&published), number, client).await? {
+        let play = app.sessions.wait(&session, stage(&published), number, client).await?;
+        // A place among those who wait is kept until the segment is taken.
+        let (bought, _place) = match play {
             Play::Owed { invoice, amount } => {
                 return Err(Problem::session_unpaid(amount.get(), invoice.as_deref()));
             }
-            Play::Free => None,
-            Play::Granted => Some(Bought::InSession(session.id, number)),
+            Play::Free => (None, None),
+            Play::Granted(place) => (Some(Bought::InSession(session.id, number)), place),
         };
         let ready = match asked.ready(bought.is_some()).await? {
             Ok(ready) => ready,

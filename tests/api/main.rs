@@ -25,5 +25,6 @@ mod payer;
 mod payouts;
 mod restart;
 mod sessions;
+mod several;
 mod surface;
 mod titles;

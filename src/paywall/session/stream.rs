@@ -7,6 +7,8 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::LOOK_MS;
+use super::queue::Queue;
 use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
 use crate::domain::session::Window;
@@ -110,6 +112,11 @@ pub(super) struct Live {
     pub(super) next: u64,
     pub(super) events: broadcast::Sender<(u64, Event)>,
     pub(super) touched_ms: u64,
+    pub(super) queue: Queue,
+    /// When it was looked at last whether something is due, whether that failed, and which segments could be paid then.
+    pub(super) looked_ms: Option<u64>,
+    pub(super) failing: bool,
+    pub(super) asked: BTreeSet<SegmentNumber>,
     /// Who brought it into memory, and owes its invoices until one is paid.
     pub(super) client: Option<Client>,
     /// Who follows, the oldest first.
@@ -126,9 +133,20 @@ impl Live {
             next: now_ms.max(1),
             events: broadcast::channel(EVENTS_UNDERWAY).0,
             touched_ms: now_ms,
+            queue: Queue::default(),
+            looked_ms: None,
+            failing: false,
+            asked: BTreeSet::new(),
             client: None,
             followers: VecDeque::new(),
         }
+    }
+
+    /// Whether a request for a segment looks for what is due: one of all that are held, each [`LOOK_MS`]. Where that failed whoever has nothing
+    /// to pay looks himself, and is told why.
+    pub(super) fn needs_look(&self, number: SegmentNumber, now_ms: u64) -> bool {
+        let long_ago = |at: u64| now_ms.abs_diff(at) >= LOOK_MS;
+        self.looked_ms.is_none_or(long_ago) || (self.failing && !self.asked.contains(&number))
     }
 
     /// A place among those who follow; where all are taken, the oldest one's.
