@@ -310,12 +310,13 @@ pub trait Sessions: Send + Sync {
     /// # Errors
     /// See [`Sessions::open_invoice`].
     fn session(&self, id: SessionId) -> Result<Option<SessionState>, Error>;
-    /// Forgets sessions whose keys ended before a time (seconds since the Unix epoch) and that have neither invoices nor credit; how many.
+    /// Forgets sessions whose time was over before a time (seconds since the Unix epoch) and that have neither credit nor invoices, paid or not; how
+    /// many. What keeps a session's keys good after its end keeps the session too.
     ///
     /// # Errors
     /// See [`Sessions::open_invoice`].
     fn forget_sessions(&self, expired_before_s: u64) -> Result<u64, Error>;
-    /// Changes generation or end.
+    /// Changes generation, pause, end, or what failed.
     ///
     /// # Errors
     /// See [`Sessions::open_invoice`].

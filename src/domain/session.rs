@@ -12,6 +12,8 @@ use super::video::{SegmentPrice, Terms, Ticks, Timeline};
 
 /// How long a seek must stand before its segment is invoiced: a viewer who drags the bar passes many.
 pub const SEEK_STABLE_MS: u64 = 500;
+/// How long the playhead stays where players wait before a jump of another one takes it away.
+pub const TURN_MS: u64 = 2_000;
 /// How much faster than playback invoices may run.
 const SPEED_MAX: u64 = 2;
 
@@ -22,6 +24,8 @@ pub enum Ask {
     Onward,
     /// The viewer jumped here.
     Seek,
+    /// Another player waits where the playhead is: this one has its turn later.
+    Later,
 }
 
 /// Where a session plays.
@@ -36,6 +40,8 @@ pub struct Window {
     clock_at: u32,
     /// Until when the seek that set it is not yet believed.
     stable_at_ms: u64,
+    /// Until when it stays for those who wait there.
+    turn_until_ms: u64,
 }
 
 /// What else the plan depends on.
@@ -76,6 +82,7 @@ impl Window {
             clock_ms: now_ms,
             clock_at: 0,
             stable_at_ms: 0,
+            turn_until_ms: 0,
         }
     }
 
@@ -89,17 +96,26 @@ impl Window {
         self.stable_at_ms
     }
 
-    /// A segment that was not served yet is asked for.
-    pub fn ask(&mut self, number: SegmentNumber, now_ms: u64) -> Ask {
-        let reach = self.playhead.saturating_add(self.ahead);
-        if (self.playhead..=reach).contains(&number.0) {
+    /// Whether a segment is among those that play next.
+    pub fn reaches(&self, number: SegmentNumber) -> bool {
+        (self.playhead..=self.playhead.saturating_add(self.ahead)).contains(&number.0)
+    }
+
+    /// A segment that is neither served nor covered is asked for, while others wait within the window or nobody does. A jump that does not stand
+    /// yet gives way to the next: the viewer passes on.
+    pub fn ask(&mut self, number: SegmentNumber, others_wait: bool, now_ms: u64) -> Ask {
+        if self.reaches(number) {
             return Ask::Onward;
+        }
+        if others_wait && (self.stable_at_ms..self.turn_until_ms).contains(&now_ms) {
+            return Ask::Later;
         }
         self.playhead = number.0;
         self.width = 1;
         self.clock_ms = now_ms;
         self.clock_at = number.0;
         self.stable_at_ms = now_ms.saturating_add(SEEK_STABLE_MS);
+        self.turn_until_ms = now_ms.saturating_add(TURN_MS);
         Ask::Seek
     }
 
@@ -239,7 +255,7 @@ mod tests {
         }
 
         fn serve(&mut self, window: &mut Window, number: u32, now_ms: u64) {
-            window.ask(SegmentNumber(number), now_ms);
+            window.ask(SegmentNumber(number), false, now_ms);
             window.served(SegmentNumber(number));
             self.served.insert(SegmentNumber(number));
         }
@@ -277,14 +293,27 @@ mod tests {
     fn a_seek_is_invoiced_alone_once_it_stands_and_the_window_grows_again() {
         let mut film = Film::new(0);
         let mut window = Window::new(3, 1, 0);
-        assert_eq!(window.ask(SegmentNumber(2), 0), Ask::Onward);
-        assert_eq!(window.ask(SegmentNumber(50), 1_000), Ask::Seek);
+        assert_eq!(window.ask(SegmentNumber(2), false, 0), Ask::Onward);
+        assert_eq!(window.ask(SegmentNumber(50), false, 1_000), Ask::Seek);
         assert_eq!(film.due(&window, 0, 1_499), Vec::<Vec<u32>>::new());
         assert_eq!(film.due(&window, 0, 1_500), [[50]]);
         film.serve(&mut window, 50, 1_500);
         assert_eq!(film.due(&window, 0, 3_000), [[51], [52]]);
-        assert_eq!(window.ask(SegmentNumber(10), 3_000), Ask::Seek);
+        assert_eq!(window.ask(SegmentNumber(10), false, 3_000), Ask::Seek);
         assert_eq!(film.due(&window, 0, 3_500), [[10]]);
+    }
+
+    #[test]
+    fn where_players_wait_the_playhead_stays_for_a_turn() {
+        let mut window = Window::new(3, 1, 0);
+        assert_eq!(window.ask(SegmentNumber(50), true, 10_000), Ask::Seek, "no turn was begun");
+        assert_eq!(window.ask(SegmentNumber(7), true, 10_499), Ask::Seek, "it did not stand");
+        for late in [10_999, 11_500, 12_498] {
+            assert_eq!(window.ask(SegmentNumber(50), true, late), Ask::Later);
+        }
+        assert_eq!(window.ask(SegmentNumber(8), true, 11_500), Ask::Onward);
+        assert_eq!(window.ask(SegmentNumber(30), false, 11_500), Ask::Seek, "nobody else waits");
+        assert_eq!(window.ask(SegmentNumber(50), true, 13_500), Ask::Seek, "its turn");
     }
 
     #[test]

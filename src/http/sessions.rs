@@ -110,12 +110,14 @@ pub async fn part(
         return Ok(asked.head(len));
     }
     loop {
-        let bought = match app.sessions.wait(&session, stage(&published), number, client).await? {
+        let play = app.sessions.wait(&session, stage(&published), number, client).await?;
+        // A place among those who wait is kept until the segment is taken.
+        let (bought, _place) = match play {
             Play::Owed { invoice, amount } => {
                 return Err(Problem::session_unpaid(amount.get(), invoice.as_deref()));
             }
-            Play::Free => None,
-            Play::Granted => Some(Bought::InSession(session.id, number)),
+            Play::Free => (None, None),
+            Play::Granted(place) => (Some(Bought::InSession(session.id, number)), place),
         };
         let ready = match asked.ready(bought.is_some()).await? {
             Ok(ready) => ready,
@@ -163,10 +165,10 @@ pub async fn change(
     let (session, published) = opened(&app, SessionKind::Control, &control)?;
     app.paywall.limit_rate(client)?;
     if let Some(paused) = patch.paused {
-        app.sessions.pause(&session, paused, client)?;
+        app.sessions.pause(&session, paused, published.split, client)?;
     }
     if let Some(failed) = patch.failed {
-        app.sessions.report_failed(&session, failed, client)?;
+        app.sessions.report_failed(&session, failed, published.split, client)?;
     }
     let rotated = if patch.rotate_play {
         Some(app.sessions.rotate(&session, published.split, client)?)
@@ -187,17 +189,25 @@ pub struct Claim {
     preimage: Preimage,
 }
 
-/// Restores credit that a server lost from its own signed receipt and the proof of payment; what was booked already is not booked again.
+/// Restores credit that a server lost from its own signed receipt and the proof of payment; what was booked already is not booked again. Where
+/// the title was removed it is credited all the same, and the answer is what everything else of that session gets.
 pub async fn claim(
     State(app): State<App>,
     Path(control): Path<String>,
     From(client): From,
     Document(claim): Document<Claim>,
 ) -> Answer {
-    let (session, published) = opened(&app, SessionKind::Control, &control)?;
+    let session = app.sessions.claimed(&control)?;
     let Claim { receipt, preimage } = claim;
-    app.sessions.claim(&session, stage(&published), &receipt, &preimage, client).await?;
-    Ok(Json(app.sessions.status(&session)?).into_response())
+    let (removed, split) = match app.library.published(session.video, Some(session.version)) {
+        Err(library::Error::Missing(what)) => (Some(what), None),
+        found => (None, Some(found?.split)),
+    };
+    app.sessions.claim(&session, split, &receipt, &preimage, client).await?;
+    match removed {
+        Some(what) => Err(left(&app, &session, what)?),
+        None => Ok(Json(app.sessions.status(&session)?).into_response()),
+    }
 }
 
 /// `DELETE /api/v1/sessions/{control}`
@@ -307,10 +317,13 @@ fn opened(
 ) -> Result<(SessionToken, Published), Problem> {
     let session = app.sessions.session(kind, key)?;
     match app.library.published(session.video, Some(session.version)) {
-        Err(library::Error::Missing(what)) => {
-            let credit = app.sessions.status(&session)?.credit_msat;
-            Err(if credit.is_zero() { Problem::missing(what) } else { Problem::gone(credit.get()) })
-        }
+        Err(library::Error::Missing(what)) => Err(left(app, &session, what)?),
         found => Ok((session, found?)),
     }
+}
+
+/// What a session of a title that was removed is answered.
+fn left(app: &Shared, session: &SessionToken, what: &'static str) -> Result<Problem, Problem> {
+    let credit = app.sessions.status(session)?.credit_msat;
+    Ok(if credit.is_zero() { Problem::missing(what) } else { Problem::gone(credit.get()) })
 }

@@ -31,7 +31,7 @@ pub enum Bought {
 #[derive(Debug, Clone)]
 pub struct Egress {
     used: Arc<Mutex<Used>>,
-    /// After this an allowance is whole again.
+    /// For so long a payment's segment is served, and after this an allowance within a session is whole again.
     refill_ms: u64,
 }
 
@@ -46,6 +46,24 @@ struct Use {
     bytes: u64,
     open: u32,
     since_ms: u64,
+    last_ms: u64,
+}
+
+impl Use {
+    fn fresh(now_ms: u64) -> Self {
+        Self { bytes: 0, open: 0, since_ms: now_ms, last_ms: now_ms }
+    }
+
+    /// Whether an allowance begins anew. That of a payment never does within the grace, which begins a little after the allowance: it lasts as
+    /// long again after what was let through last, when no grace is left.
+    const fn is_over(&self, bought: Bought, now_ms: u64, refill_ms: u64) -> bool {
+        match bought {
+            Bought::InSession(..) => now_ms.saturating_sub(self.since_ms) >= refill_ms,
+            Bought::Payment(_) => {
+                now_ms.saturating_sub(self.last_ms) >= refill_ms.saturating_mul(2)
+            }
+        }
+    }
 }
 
 /// The allowance is used up.
@@ -56,7 +74,7 @@ pub struct UsedUp {
 }
 
 impl Egress {
-    /// Allowances that are whole again after so many milliseconds.
+    /// Where what is paid once is served for so many milliseconds, and in a session with an allowance for each of such times.
     pub fn new(refill_ms: u64) -> Self {
         Self { used: Arc::default(), refill_ms }
     }
@@ -74,9 +92,8 @@ impl Egress {
     ) -> Result<Passage, UsedUp> {
         let mut used = lock(&self.used);
         used.sweep(now_ms, self.refill_ms);
-        let fresh = || Use { bytes: 0, open: 0, since_ms: now_ms };
-        let of = used.of.entry(bought).or_insert_with(fresh);
-        if now_ms.saturating_sub(of.since_ms) >= self.refill_ms {
+        let of = used.of.entry(bought).or_insert_with(|| Use::fresh(now_ms));
+        if of.is_over(bought, now_ms, self.refill_ms) {
             (of.bytes, of.since_ms) = (0, now_ms);
         }
         if of.open >= AT_ONCE {
@@ -84,12 +101,13 @@ impl Egress {
         }
         let bytes = of.bytes.saturating_add(len.max(RESPONSE_BYTES));
         if bytes > largest.max(len).max(RESPONSE_BYTES).saturating_mul(TIMES) {
-            let until = of.since_ms.saturating_add(self.refill_ms);
+            // Of a payment nothing is left then, and another buys it.
+            let until = of.since_ms.saturating_add(self.refill_ms).max(now_ms.saturating_add(1));
             return Err(UsedUp {
                 retry_after: Duration::from_millis(until.saturating_sub(now_ms)),
             });
         }
-        of.bytes = bytes;
+        (of.bytes, of.last_ms) = (bytes, now_ms);
         of.open = of.open.saturating_add(1);
         // What was counted beyond its length is not given back: an answer that was not read is work as well.
         let unsent = len.saturating_sub(RESPONSE_BYTES);
@@ -103,7 +121,7 @@ impl Used {
         if self.of.len() < self.sweep_at.max(SWEEP_FROM) {
             return;
         }
-        self.of.retain(|_, of| of.open > 0 || now_ms.saturating_sub(of.since_ms) < refill_ms);
+        self.of.retain(|bought, of| of.open > 0 || !of.is_over(*bought, now_ms, refill_ms));
         self.of.shrink_to(SWEEP_FROM);
         self.sweep_at = self.of.len().saturating_mul(2);
     }
@@ -141,7 +159,8 @@ impl Drop for Passage {
 mod tests {
     use super::*;
 
-    const SEGMENT: Bought = Bought::Payment(PaymentHash::new([1; 32]));
+    const PAYMENT: Bought = Bought::Payment(PaymentHash::new([1; 32]));
+    const SEGMENT: Bought = Bought::InSession(SessionId::new(uuid::Uuid::nil()), SegmentNumber(1));
     const REFILL_MS: u64 = 60_000;
 
     const LARGEST: u64 = 100 * RESPONSE_BYTES;
@@ -160,7 +179,26 @@ mod tests {
         }
         let used_up = sent(&egress, 1, 1, 20_000).unwrap_err();
         assert_eq!(used_up.retry_after, Duration::from_secs(40));
+        assert!(sent(&egress, 1, 1, REFILL_MS - 1).is_err());
         sent(&egress, LARGEST, LARGEST, REFILL_MS).unwrap();
+        for _ in 0..2 {
+            sent(&egress, LARGEST, LARGEST, 2 * REFILL_MS - 1).unwrap();
+        }
+        assert!(sent(&egress, 1, 1, 2 * REFILL_MS - 1).is_err(), "it begins where the last ended");
+    }
+
+    #[test]
+    fn the_allowance_of_a_payment_is_not_refilled_within_its_grace() {
+        let egress = Egress::new(REFILL_MS);
+        for n in 0..3 {
+            let mut passage = egress.enter(PAYMENT, LARGEST, LARGEST, n).unwrap();
+            passage.sent(LARGEST);
+        }
+        // The grace began after the first of them, by as much as its redemption took, and its last millisecond counts.
+        for late in 0..1_000 {
+            assert!(egress.enter(PAYMENT, 1, LARGEST, REFILL_MS + late).is_err(), "{late}");
+        }
+        assert!(egress.enter(PAYMENT, 1, LARGEST, 2 + 2 * REFILL_MS).is_ok(), "it is forgotten");
     }
 
     #[test]

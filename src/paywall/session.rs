@@ -10,21 +10,25 @@ use std::time::Duration;
 
 use super::token::{Keys, SessionKind, SessionToken};
 use super::{Client, Error, Paywall, Wake};
-use crate::domain::amount::Msat;
+use crate::domain::amount::{AmountError, Msat};
 use crate::domain::id::{SegmentNumber, SegmentRef, SessionId};
 use crate::domain::ledger::Split;
-use crate::domain::session::{Ask, View, Window};
+use crate::domain::session::{Ask, Window};
 use crate::domain::video::{Media, Terms};
 use crate::runtime::slots::{Full, Slot, Slots};
 use crate::runtime::{lock, new_uuid};
-use crate::store::{Draw, Invoice, Purpose};
+use crate::store::{Draw, Invoice};
 
 mod claim;
 mod control;
+mod life;
+mod mint;
+mod queue;
 mod stream;
 mod terms;
 
 pub use control::Status;
+pub use queue::Waiting;
 pub use stream::{Event, Followed, Follower, Numbered, What};
 use stream::{Live, Streams, announce, is_open, planned};
 pub use terms::terms;
@@ -48,8 +52,8 @@ const UNPAID_KEPT: usize = 32;
 const FOLLOWERS_MAX: usize = 4;
 /// Who has too many sessions, streams or held requests may ask again after this.
 const CROWDED: Duration = Duration::from_secs(10);
-/// A held request looks this often without being rung.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// So often it is looked for what is due in a session, and a held request looks without being rung.
+const LOOK_MS: u64 = 250;
 /// A session that nobody touched for so long leaves the memory; what is stored stays.
 const IDLE_MS: u64 = 15 * 60 * 1_000;
 
@@ -80,12 +84,11 @@ pub struct Opened {
 }
 
 /// The answer to a player.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Play {
     /// Preview, or a free title.
     Free,
-    /// Paid, and drawn before or to be drawn now.
-    Granted,
+    /// Paid, and drawn before or to be drawn now; with the place of a request that was held, to be kept until then.
+    Granted(Option<Waiting>),
     /// Held for as long as it bears, and not paid.
     Owed {
         /// The invoice that is open for it, if any.
@@ -163,25 +166,6 @@ impl SessionGate {
         })
     }
 
-    /// The session of a key.
-    ///
-    /// # Errors
-    /// [`Error::NoSession`] where the key is not ours, of the other kind, rotated away, or over.
-    pub fn session(&self, kind: SessionKind, key: &str) -> Result<SessionToken, Error> {
-        let parts = &self.paywall.parts;
-        let token = parts.keys.verify_session(kind, key).ok_or(Error::NoSession)?;
-        if token.expires_at < parts.clock.now_s() {
-            return Err(Error::NoSession);
-        }
-        if kind == SessionKind::Play {
-            let stored = parts.store.session_record(token.id)?;
-            if stored.is_some_and(|record| record.generation > token.generation) {
-                return Err(Error::NoSession);
-            }
-        }
-        Ok(token)
-    }
-
     /// Holds a player's request while its payment may come. Nothing is charged: the caller reads the bytes next, then takes them with
     /// [`SessionGate::take`]. Held requests hold no bytes.
     ///
@@ -195,44 +179,63 @@ impl SessionGate {
         client: Client,
     ) -> Result<Play, Error> {
         let Some(amount) = price(session, stage, number)? else { return Ok(Play::Free) };
-        let store = &self.paywall.parts.store;
-        let mut listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
+        let parts = &self.paywall.parts;
+        let mut listener = parts.bells.listen(Wake::Session(session.id));
         let hold = Duration::from_millis(u64::from(session.hold_ms));
         let deadline = tokio::time::Instant::now() + hold;
-        let (mut held, mut waits) = (None, true);
-        let mut _kept;
+        let (mut place, mut _held, mut later) = (None, None, false);
         loop {
-            if store.covers(session.id, number, amount)? {
-                return Ok(Play::Granted);
+            if self.covers(session, number, amount)? {
+                return Ok(Play::Granted(place));
+            }
+            if place.is_some() {
+                // It was good when the request came.
+                self.ensure_current(session)?;
             }
             // Looked at after the credit: what is paid plays, also where there is no room for another session.
             let live = self.live(session, Some(client))?;
-            if held.is_none() {
-                let place = self.place(&self.held, session, client, "hold")?;
-                held = Some((place, self.paywall.parts.metrics.hold()));
-                // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
-                self.note(&live, number, false);
-                waits = false;
+            let came = place.is_none();
+            if came {
+                let slot = self.place(&self.held, session, client, "hold")?;
+                _held = Some((slot, parts.metrics.hold()));
+                place = Some(Waiting::enter(&live, number, amount));
+            }
+            // Once, or until it has its turn: a request that is held must not pull the playhead back from where the viewer jumped since.
+            if came || later {
+                later = self.want(&live, number) == Ask::Later;
             }
             // Where an invoice is open for this segment its payment may be on its way: that none can be minted beside it ends nothing.
-            if let Err(error) = self.refresh(session, stage, &live)
-                && self.open_for(session, number)?.is_none()
-            {
-                return Err(error);
+            let due = lock(&live).needs_look(number, parts.clock.now_ms());
+            if due && let Err(error) = self.refresh(session, stage, &live) {
+                let open = lock(&live).asked.contains(&number);
+                if !open {
+                    return Err(error);
+                }
             }
-            if !std::mem::replace(&mut waits, true) {
+            if came {
                 lock(&live).tell(Event::Segment { what: What::Waiting, segment: number });
             }
-            // Kept while this waits: a session with a request that is held is in use.
-            _kept = live;
             // A seek is invoiced once it stands; the clock lets further invoices out; both need a look without a ring.
             tokio::select! {
                 () = listener.rung() => {}
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
         Ok(Play::Owed { invoice: self.open_for(session, number)?.map(Box::new), amount })
+    }
+
+    /// Whether a segment was served, or the credit covers it beside those that somebody waits longer for.
+    fn covers(
+        &self,
+        session: &SessionToken,
+        number: SegmentNumber,
+        amount: Msat,
+    ) -> Result<bool, Error> {
+        let live = self.streams.get(session.id);
+        let before = live.map_or(Msat::ZERO, |live| lock(&live).queue.before(number));
+        let needed = amount.checked_add(before).ok_or(AmountError::Overflow)?;
+        Ok(self.paywall.parts.store.covers(session.id, number, needed)?)
     }
 
     /// The open invoice that is planned for a segment.
@@ -251,26 +254,37 @@ impl SessionGate {
     /// another request took the credit meanwhile.
     ///
     /// # Errors
-    /// [`Error`] where the store fails; nothing was charged then.
+    /// [`Error`] where the store fails, or the key was rotated away meanwhile; nothing was charged then.
     pub fn take(
         &self,
         session: &SessionToken,
         stage: Stage<'_>,
         number: SegmentNumber,
     ) -> Result<bool, Error> {
-        let first = match price(session, stage, number)? {
-            None => true,
-            Some(amount) => match self.draw(session, stage, number, amount)? {
-                Draw::First => true,
-                Draw::Again => false,
+        let amount = price(session, stage, number)?;
+        if let Some(amount) = amount {
+            let live = self.streams.get(session.id);
+            // A key is rotated under the same lock: from then on it draws nothing.
+            let mut live = live.as_deref().map(lock);
+            self.ensure_current(session)?;
+            match self.draw(session, stage, number, amount)? {
+                Draw::First => {
+                    if let Some(live) = &mut live {
+                        live.queue.served(number);
+                    }
+                }
+                Draw::Again => return Ok(true),
                 Draw::Short { .. } => return Ok(false),
-            },
-        };
+            }
+        }
         // Without room for the session nobody can follow it either, and what is paid plays all the same.
-        if first && let Ok(live) = self.live(session, None) {
-            self.note(&live, number, true);
-            // The next invoices. That none can be made now must not keep from the viewer what is paid.
-            if let Err(error) = self.refresh(session, stage, &live) {
+        if let Ok(live) = self.live(session, None) {
+            self.follow_player(&live, number);
+            // The next invoices; for what is free no more often than others look. That none can be made now must not keep from the viewer what
+            // is paid.
+            let now = self.paywall.parts.clock.now_ms();
+            let due = amount.is_some() || lock(&live).needs_look(number, now);
+            if due && let Err(error) = self.refresh(session, stage, &live) {
                 tracing::debug!(%error, "nothing minted for a session");
             }
         }
@@ -324,15 +338,18 @@ impl SessionGate {
                 let since = guard.log.iter().filter(|(n, _)| *n >= from);
                 since.map(|(n, event)| self.number(*n, event.clone())).collect()
             }
+            // Who follows is told the end next, when its time is found to be over.
+            None if self.is_over(session) => Vec::new(),
             None if stored.as_ref().is_some_and(|state| state.record.ended) => {
                 vec![self.number(before, Event::End {})]
             }
             None => {
                 let now = self.paywall.parts.clock.now_s();
-                let invoices = stored.map(|state| state.invoices).unwrap_or_default();
-                let open = invoices.iter().filter(|invoice| {
-                    is_open(invoice, now) && !guard.failed.contains(&invoice.hash)
-                });
+                let (invoices, failed) =
+                    stored.map(|state| (state.invoices, state.record.failed)).unwrap_or_default();
+                let open = invoices
+                    .iter()
+                    .filter(|invoice| is_open(invoice, now) && !failed.contains(&invoice.hash));
                 let mut told: Vec<Numbered> = open
                     .filter_map(|invoice| announce(invoice, &stage.media.timeline, self.keys()))
                     .map(|event| Numbered { id: None, event })
@@ -355,12 +372,6 @@ impl SessionGate {
     /// Drops sessions that nobody touched for a while from memory.
     pub fn forget_idle(&self) {
         self.streams.forget_idle(self.paywall.parts.clock.now_ms(), IDLE_MS);
-    }
-
-    /// How long a session has left.
-    pub fn ends_in(&self, session: &SessionToken) -> Duration {
-        let now = self.paywall.parts.clock.now_ms();
-        Duration::from_millis(session.expires_at.saturating_mul(1_000).saturating_sub(now))
     }
 
     /// How many sessions are in memory.
@@ -430,17 +441,30 @@ impl SessionGate {
         Ok(Live::new(window, announced, now))
     }
 
-    /// Moves the playhead.
-    fn note(&self, live: &Mutex<Live>, number: SegmentNumber, served: bool) {
+    /// Moves the playhead to a segment that is neither served nor covered, if it is free to go there.
+    fn want(&self, live: &Mutex<Live>, number: SegmentNumber) -> Ask {
         let now = self.paywall.parts.clock.now_ms();
         let mut live = lock(live);
-        if live.window.ask(number, now) == Ask::Seek {
+        let others = live.queue.is_within(&live.window, number);
+        let ask = live.window.ask(number, others, now);
+        if ask == Ask::Seek {
             live.tell(Event::Segment { what: What::Seek, segment: number });
         }
-        if served {
+        ask
+    }
+
+    /// Moves the playhead past what was served now: never back, and away from where others wait neither.
+    fn follow_player(&self, live: &Mutex<Live>, number: SegmentNumber) {
+        let now = self.paywall.parts.clock.now_ms();
+        let mut live = lock(live);
+        let ahead = number >= live.window.playhead();
+        if ahead && (live.window.reaches(number) || !live.queue.is_within(&live.window, number)) {
+            if live.window.ask(number, false, now) == Ask::Seek {
+                live.tell(Event::Segment { what: What::Seek, segment: number });
+            }
             live.window.served(number);
-            live.tell(Event::Segment { what: What::Served, segment: number });
         }
+        live.tell(Event::Segment { what: What::Served, segment: number });
     }
 
     fn draw(
@@ -459,78 +483,5 @@ impl SessionGate {
             parts.earned.notify_one();
         }
         Ok(draw)
-    }
-
-    /// Mints what is due, and tells the wallet what it has not heard of.
-    fn refresh(
-        &self,
-        session: &SessionToken,
-        stage: Stage<'_>,
-        live: &Mutex<Live>,
-    ) -> Result<(), Error> {
-        let parts = &self.paywall.parts;
-        let timeline = &stage.media.timeline;
-        // Locked first: who read before another minted would mint the same again.
-        let mut live = lock(live);
-        let stored = parts.store.session(session.id)?;
-        let unpaid = stored.as_ref().map(|state| state.invoices.as_slice()).unwrap_or_default();
-        let find = |hash: &_| parts.store.invoice(hash);
-        let paid_now = live.announce_changes(unpaid, timeline, &parts.keys, find)?;
-        if let Some(client) = live.client {
-            self.paywall.forgive(client, paid_now);
-        }
-        let now = parts.clock.now_ms();
-        let ended = stored.as_ref().is_some_and(|state| state.record.ended);
-        // Nothing is asked for that could be paid after the end, when it plays no more.
-        let options = &parts.options;
-        let expiry = u64::from(options.invoice_expiry_seconds).min(options.session_seconds / 4);
-        if live.paused || ended || session.expires_at <= (now / 1_000).saturating_add(expiry) {
-            return Ok(());
-        }
-        let empty = BTreeSet::new();
-        let mut open = BTreeSet::new();
-        let mut committed = stored.as_ref().map_or(Msat::ZERO, |state| state.spent);
-        let mut open_ones = 0_usize;
-        for invoice in unpaid.iter().filter(|invoice| is_open(invoice, now / 1_000)) {
-            open_ones = open_ones.saturating_add(1);
-            if !live.failed.contains(&invoice.hash) {
-                open.extend(planned(invoice));
-                committed = committed.checked_add(invoice.amount).unwrap_or(session.max);
-            }
-        }
-        let credit = stored.as_ref().map_or(Msat::ZERO, |state| state.credit);
-        let committed = committed.checked_add(credit).unwrap_or(session.max);
-        let due = live.window.due(
-            &View {
-                timeline,
-                terms: terms(session),
-                served: stored.as_ref().map_or(&empty, |state| &state.served),
-                open: &open,
-                credit,
-                left: session.max.saturating_sub(committed),
-            },
-            now,
-        )?;
-        // A wallet that reports one failure after the other must not fill the disk.
-        let paid = stored.as_ref().map_or(0, |state| state.paid);
-        let kept = if paid == 0 { UNPAID_MAX } else { UNPAID_KEPT.saturating_add(paid) };
-        let room = kept.saturating_sub(unpaid.len());
-        for due in due.into_iter().take(UNPAID_MAX.saturating_sub(open_ones).min(room)) {
-            // Who has paid here before is served first, and bounded by the window and by what it pays.
-            let new = stored.as_ref().is_none_or(|state| state.paid == 0);
-            if new {
-                self.paywall.limit_in_all()?;
-            }
-            let minted = self.paywall.mint(due.amount)?;
-            if new && let Some(client) = live.client {
-                self.paywall.owe(client)?;
-            }
-            let purpose = Purpose::Session { session: session.id, segments: due.segments };
-            let invoice = self.paywall.invoice(&minted, due.amount, purpose, stage.split);
-            parts.store.open_invoice(&new_record(session, stage.split), &invoice)?;
-            parts.metrics.challenge();
-            live.announce(&invoice, timeline, &parts.keys);
-        }
-        Ok(())
     }
 }

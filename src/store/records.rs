@@ -305,7 +305,13 @@ pub struct SessionRecord {
     pub generation: u32,
     /// No further invoices.
     pub ended: bool,
-    /// When its keys end, in seconds since the Unix epoch.
+    /// No further invoices for now: the payer paused it.
+    #[serde(default)]
+    pub paused: bool,
+    /// Open invoices whose payment failed for good, as the payer reports: others take their place.
+    #[serde(default)]
+    pub failed: BTreeSet<PaymentHash>,
+    /// When its time is over, in seconds since the Unix epoch.
     pub expires_at: u64,
 }
 

@@ -9,7 +9,7 @@ use crate::app::{Challenge, Reply, TestApp, text};
 use crate::sessions::Session;
 
 /// What a power cut does to the record of an invoice that was made in the same second.
-fn lose(app: &TestApp, hash: &PaymentHash, session: Option<&Session>) {
+pub fn lose(app: &TestApp, hash: &PaymentHash, session: Option<&Session>) {
     let mut gone = vec![Op::Delete(Table::Invoices, hash.as_bytes().to_vec())];
     if let Some(session) = session {
         let id = text(&session.body["id"]);
@@ -19,7 +19,7 @@ fn lose(app: &TestApp, hash: &PaymentHash, session: Option<&Session>) {
     assert_eq!(app.store.invoice(hash).unwrap(), None);
 }
 
-async fn claim(app: &TestApp, session: &Session, receipt: &str, preimage: &str) -> Reply {
+pub async fn claim(app: &TestApp, session: &Session, receipt: &str, preimage: &str) -> Reply {
     let call = app.call("POST", &format!("{}/claims", session.control));
     call.json(json!({ "receipt": receipt, "preimage": preimage })).send().await
 }

@@ -1,7 +1,7 @@
 //! A store in memory that fails when told to.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use sluice::store::engine::{Engine, Op, Rows, Table};
 use sluice::store::memory::Memory;
@@ -11,7 +11,7 @@ use sluice::store::{Durability, Error};
 pub const SECRET: &str = "/dev/secret";
 
 #[derive(Clone, Default)]
-pub struct Flaky(Arc<(Memory, AtomicU8)>);
+pub struct Flaky(Arc<(Memory, AtomicU8, AtomicUsize)>);
 
 impl Flaky {
     /// Writes fail from now on.
@@ -32,6 +32,11 @@ impl Flaky {
     /// Nothing fails any more.
     pub fn mend(&self) {
         self.0.1.store(0, Ordering::SeqCst);
+    }
+
+    /// How often rows of sessions were read together.
+    pub fn looks(&self) -> usize {
+        self.0.2.load(Ordering::SeqCst)
     }
 
     fn check(&self, from: u8) -> Result<(), Error> {
@@ -57,6 +62,7 @@ impl Engine for Flaky {
         limit: usize,
     ) -> Result<Rows, Error> {
         self.check(2)?;
+        self.0.2.fetch_add(usize::from(table == Table::Sessions), Ordering::SeqCst);
         self.0.0.scan(table, prefix, after, limit)
     }
 

@@ -7,8 +7,9 @@ use serde_json::json;
 use sluice::domain::amount::Msat;
 use sluice::lightning::Node as _;
 
-use crate::app::{Challenge, Reply, TestApp, until};
+use crate::app::{Challenge, Reply, TestApp, text, until};
 use crate::engine::SECRET;
+use crate::sessions::Session;
 
 fn leaks_nothing(reply: &Reply) {
     assert!(!reply.text().contains(SECRET) && !reply.text().contains("panick"), "{reply:?}");
@@ -303,6 +304,46 @@ async fn suspended_while_payments_cannot_be_booked_and_nothing_is_lost() {
     assert_eq!(call.send().await.status, 200);
     assert_eq!(app.ledger().await["channels_msat"], 2_000, "booked once");
     Challenge::of(&app.get(&film.segment(2)).await);
+}
+
+#[tokio::test]
+async fn a_session_is_told_no_invoice_that_cannot_be_paid() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::of(&app, &film, json!({ "hold_ms": 25_000 })).await;
+    app.node.set_inbound(Msat::new(1_999));
+    let mut events = session.events(&app).await;
+    let reply = app.get(&session.segment(1)).await;
+    reply.problem(503, "no_inbound");
+    assert!(reply.header("retry-after").is_some());
+    assert!(events.rest().await.iter().all(|event| event.name != "invoice"));
+    app.node.set_inbound(Msat::new(1_000_000));
+    let held = tokio::spawn(app.call("GET", &session.segment(1)).send());
+    let invoice = events.named("invoice").await;
+    app.pay(&text(&invoice.data["invoice"])).await;
+    assert_eq!(held.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_session_is_told_no_invoice_while_payments_cannot_be_booked() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::of(&app, &film, json!({ "hold_ms": 25_000 })).await;
+    let challenge = Challenge::of(&app.get(&film.segment(1)).await);
+    app.engine.fail_writes();
+    app.node.pay(&challenge.invoice).unwrap();
+    until("minting stops", || app.shared.operations.suspension.is_set()).await;
+    let mut events = session.events(&app).await;
+    let reply = app.get(&session.segment(1)).await;
+    reply.problem(503, "suspended");
+    assert!(reply.header("retry-after").is_some());
+    assert!(events.rest().await.iter().all(|event| event.name != "invoice"));
+    app.engine.mend();
+    app.settled().await;
+    let held = tokio::spawn(app.call("GET", &session.segment(1)).send());
+    let invoice = events.named("invoice").await;
+    app.pay(&text(&invoice.data["invoice"])).await;
+    assert_eq!(held.await.unwrap().status, 200);
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod engine;
 mod sse;
 mod transcoder;
 
+mod afterwards;
 mod claims;
 mod connections;
 mod credentials;
@@ -24,5 +25,6 @@ mod payer;
 mod payouts;
 mod restart;
 mod sessions;
+mod several;
 mod surface;
 mod titles;

@@ -82,6 +82,44 @@ async fn a_new_play_key_voids_the_old_one() {
 }
 
 #[tokio::test]
+async fn a_request_that_is_held_when_its_key_is_rotated_ends_and_draws_nothing() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::of(&app, &film, json!({ "hold_ms": 25_000 })).await;
+    let mut events = session.events(&app).await;
+    let first = events.named("invoice").await;
+    let held = tokio::spawn(app.call("GET", &session.segment(1)).send());
+    events.named("waiting").await;
+    let reply = session.patch(&app, json!({ "rotate_play": true })).await;
+    // Paid at once: whichever of the two it wakes for.
+    pay(&app, &first.data).await;
+    held.await.unwrap().problem(404, "no_session");
+    let status = session.status(&app).await;
+    assert_eq!((&status["credit_msat"], &status["spent_msat"]), (&json!(2_000), &json!(0)));
+    let fresh = text(&reply.json()["playlist"]);
+    assert_eq!(app.get(&fresh.replace("index.m3u8", "480p/1.m4s")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_restart_keeps_a_pause_and_what_failed() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let (paused, failing) = (Session::short(&app, &film).await, Session::short(&app, &film).await);
+    paused.patch(&app, json!({ "paused": true })).await;
+    let failed = failing.open(&app).await.remove(0);
+    failing.patch(&app, json!({ "failed": failed["payment_hash"] })).await;
+    let before = failing.open(&app).await;
+    let app = app.restarted(0).await;
+    assert_eq!(paused.status(&app).await["paused"], true);
+    assert!(paused.open(&app).await.is_empty());
+    let after = failing.open(&app).await;
+    assert!(after.iter().all(|open| open["payment_hash"] != failed["payment_hash"]), "{after:?}");
+    assert_eq!(after.len(), before.len(), "and its place is taken once");
+    paused.patch(&app, json!({ "paused": false })).await;
+    assert_eq!(segments(&paused.open(&app).await), [json!([1]), json!([2])]);
+}
+
+#[tokio::test]
 async fn neither_key_does_the_others_work() {
     let app = TestApp::new();
     let film = app.film().await;

@@ -227,6 +227,8 @@ pub fn session(number: u128) -> SessionRecord {
         split: split(),
         generation: 0,
         ended: false,
+        paused: false,
+        failed: std::collections::BTreeSet::new(),
         expires_at: 2_000_000_000,
     }
 }

@@ -85,6 +85,8 @@ fn session(number: u8) -> SessionRecord {
         split: split(),
         generation: 0,
         ended: false,
+        paused: false,
+        failed: std::collections::BTreeSet::new(),
         expires_at: 2_000_000_000,
     }
 }

@@ -90,7 +90,7 @@ impl Session {
             return;
         }
         if !self.served.contains(&number) {
-            self.window.ask(number, self.now_ms);
+            self.window.ask(number, false, self.now_ms);
         }
         if let Some(rest) = self.credit.checked_sub(self.price(number)) {
             if self.served.insert(number) {
@@ -172,5 +172,38 @@ proptest! {
         let due = session.open_due()?;
         prop_assert_eq!(due.len(), 1);
         prop_assert_eq!(&due[0].segments, &[SegmentNumber(to)]);
+    }
+
+    /// Money that comes in another order than it was asked for plays what is next, and what was planned for that comes late. A wallet that
+    /// begins no payment for what was served has a window and its payments under way over in the end, and no more.
+    #[test]
+    fn what_is_over_in_the_end_is_a_window_and_the_payments_under_way_at_most(
+        ahead in 1..=6_u8, at_once in 1..=6_usize, order in prop::collection::vec(any::<usize>(), 300),
+    ) {
+        let mut session = Session::new(ahead, 1, 0, u64::MAX >> 1);
+        let mut under_way: Vec<Due> = Vec::new();
+        let mut landing = order.into_iter().chain(std::iter::repeat(0));
+        for _ in 0..1_000 {
+            session.open_due()?;
+            for due in &session.open {
+                let begun = under_way.contains(due) || session.served.contains(&due.segments[0]);
+                if !begun && under_way.len() < at_once {
+                    under_way.push(due.clone());
+                }
+            }
+            let next = landing.next().unwrap();
+            // Some time passes without a payment.
+            if !under_way.is_empty() && next % 3 > 0 || next == 0 && !under_way.is_empty() {
+                let landed = under_way.remove(next % under_way.len());
+                let at = session.open.iter().position(|of| *of == landed).unwrap();
+                session.act(&Act::Pay(at));
+            }
+            session.act(&Act::Wait(1_000));
+            session.act(&Act::Onward);
+        }
+        prop_assert_eq!(session.served.len(), SEGMENTS as usize, "it plays to its end");
+        let late: u64 = under_way.iter().map(|of| of.amount.get()).sum();
+        let bound = 2_000 * (u64::from(ahead) + at_once as u64);
+        prop_assert!(session.credit + late <= bound, "{} and {} over {}", session.credit, late, bound);
     }
 }

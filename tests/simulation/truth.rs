@@ -7,7 +7,7 @@ use sluice::domain::ledger::{Account, Entry};
 use sluice::runtime::Clock as _;
 use sluice::store::{Ledger as _, Progress, Purpose, Sessions as _};
 
-use crate::world::{GRACE_MS, World, price};
+use crate::world::{GRACE_MS, REDEEM_MS, World, price};
 
 /// The ledger's entries by what they book.
 #[derive(Default)]
@@ -224,7 +224,8 @@ async fn is_served(world: &mut World, n: usize) {
 /// With its receipts a session gets back what a power cut took, and nothing twice.
 async fn claim_what_was_lost(world: &mut World) {
     for n in 0..world.sessions.len() {
-        if world.machine.clock.now_ms() > world.sessions[n].keys_end_ms {
+        // After its end a claim is listened to for as long as its credit would last.
+        if world.machine.clock.now_ms() > world.sessions[n].keys_end_ms + REDEEM_MS {
             continue;
         }
         for hash in world.sessions[n].invoices.keys().copied().collect::<Vec<_>>() {

@@ -1,22 +1,23 @@
 //! Credit that the server lost and the payer can prove.
 
-use super::{SessionGate, Stage, new_record};
+use super::{SessionGate, new_record};
 use crate::domain::id::Preimage;
-use crate::domain::ledger::IncomingPayment;
+use crate::domain::ledger::{IncomingPayment, Split};
 use crate::paywall::token::SessionToken;
 use crate::paywall::{Client, Error, PROOF_AFTER, Wake};
 use crate::store::{Credit, Invoice, Origin, Progress, Purpose};
 
 impl SessionGate {
     /// Restores credit from a receipt and the preimage of its payment. What is booked already is not booked again; a payment whose event may
-    /// still be on its way is waited for first.
+    /// still be on its way is waited for first. `split` is of the title that it plays: where that was removed, what is stored of the session tells
+    /// who earns, and where nothing is the payment stays unclaimed.
     ///
     /// # Errors
     /// [`Error::NoReceipt`] where the two are not one payment of this session.
     pub async fn claim(
         &self,
         session: &SessionToken,
-        stage: Stage<'_>,
+        split: Option<Split>,
         receipt: &str,
         preimage: &Preimage,
         client: Client,
@@ -40,18 +41,25 @@ impl SessionGate {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
+        let split = match split {
+            Some(split) => split,
+            None => match parts.store.session_record(session.id)? {
+                Some(record) => record.split,
+                None => return Ok(()),
+            },
+        };
         let invoice = Invoice {
             hash: receipt.hash,
             amount: receipt.amount,
             purpose: Purpose::Session { session: session.id, segments: receipt.segments },
-            split: stage.split,
+            split,
             bolt11: None,
             expires_at: receipt.expires_at,
             minted_ms: None,
             progress: Progress::Open,
             claimed: false,
         };
-        parts.store.restore(Some(&new_record(session, stage.split)), &invoice)?;
+        parts.store.restore(Some(&new_record(session, split)), &invoice)?;
         let payment = IncomingPayment { hash: receipt.hash, received: receipt.amount, boot: 0 };
         let outcome = parts.store.credit(payment, Origin::Proof, parts.clock.now_ms())?;
         tracing::info!(payment_hash = %receipt.hash, ?outcome, "claimed by receipt");

@@ -1,5 +1,6 @@
 //! What the holder of a session's control key asks: where it stands, pause, another play key, the end.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use serde::Serialize;
@@ -12,7 +13,7 @@ use crate::domain::ledger::Split;
 use crate::paywall::token::{SessionKind, SessionToken};
 use crate::paywall::{Client, Error, Wake};
 use crate::runtime::lock;
-use crate::store::{Invoice, SessionRecord};
+use crate::store::SessionRecord;
 
 /// Where a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,7 +53,7 @@ impl SessionGate {
             served: state.as_ref().map_or(0, |state| state.served.len()),
             credit_msat: state.as_ref().map_or(Msat::ZERO, |state| state.credit),
             spent_msat: state.as_ref().map_or(Msat::ZERO, |state| state.spent),
-            paused: guard.paused,
+            paused: state.as_ref().is_some_and(|state| state.record.paused),
             ended: state.is_some_and(|state| state.record.ended),
         })
     }
@@ -60,11 +61,15 @@ impl SessionGate {
     /// The payer pauses or resumes.
     ///
     /// # Errors
-    /// [`Error`] where there is no room for the session.
-    pub fn pause(&self, session: &SessionToken, paused: bool, client: Client) -> Result<(), Error> {
-        let live = self.live(session, Some(client))?;
-        lock(&live).paused = paused;
-        self.paywall.parts.bells.ring(&Wake::Session(session.id));
+    /// [`Error`] where the store fails, or the client may cause no further record.
+    pub fn pause(
+        &self,
+        session: &SessionToken,
+        paused: bool,
+        split: Split,
+        client: Client,
+    ) -> Result<(), Error> {
+        self.change(session, split, client, |record| record.paused = paused)?;
         Ok(())
     }
 
@@ -72,26 +77,29 @@ impl SessionGate {
     /// is noted.
     ///
     /// # Errors
-    /// [`Error`] where there is no room for the session or the store fails.
+    /// [`Error::Store`] where the store fails.
     pub fn report_failed(
         &self,
         session: &SessionToken,
         hash: PaymentHash,
+        split: Split,
         client: Client,
     ) -> Result<(), Error> {
         let now = self.paywall.parts.clock.now_s();
-        let stored = self.paywall.parts.store.session(session.id)?;
-        let open = |invoice: &Invoice| invoice.hash == hash && is_open(invoice, now);
-        if !stored.is_some_and(|state| state.invoices.iter().any(open)) {
-            return Ok(());
+        let Some(state) = self.paywall.parts.store.session(session.id)? else { return Ok(()) };
+        let open = state.invoices.iter().filter(|invoice| is_open(invoice, now));
+        let open: BTreeSet<PaymentHash> = open.map(|invoice| invoice.hash).collect();
+        if open.contains(&hash) {
+            self.change(session, split, client, |record| {
+                // Of those that were paid or expired nothing needs to be known.
+                record.failed.retain(|of| open.contains(of));
+                record.failed.insert(hash);
+            })?;
         }
-        let live = self.live(session, Some(client))?;
-        lock(&live).failed.insert(hash);
-        self.paywall.parts.bells.ring(&Wake::Session(session.id));
         Ok(())
     }
 
-    /// A new play key; the old ones open nothing from now on.
+    /// A new play key; the old ones open nothing from now on, and requests that are held under them end.
     ///
     /// # Errors
     /// [`Error::Store`] where the store fails.
@@ -114,12 +122,14 @@ impl SessionGate {
     /// [`Error::Store`] where the store fails.
     pub fn end(&self, session: &SessionToken, split: Split, client: Client) -> Result<(), Error> {
         self.change(session, split, client, |record| record.ended = true)?;
-        let live = self.live(session, Some(client))?;
-        lock(&live).tell(Event::End {});
+        // Nobody follows one that is not in memory; who does so later is told from what is stored.
+        if let Some(live) = self.streams.get(session.id) {
+            lock(&live).tell(Event::End {});
+        }
         Ok(())
     }
 
-    /// Changes what is stored of a session; one change at a time, so that none undoes another.
+    /// Changes what is stored of a session; one change at a time, so that none undoes another. Who waits looks again.
     fn change(
         &self,
         session: &SessionToken,
@@ -127,17 +137,24 @@ impl SessionGate {
         client: Client,
         change: impl FnOnce(&mut SessionRecord),
     ) -> Result<SessionRecord, Error> {
-        let _guard = lock(&self.changes);
-        let mut record = match self.paywall.parts.store.session_record(session.id)? {
-            Some(record) => record,
-            None => {
-                // A record that no invoice made weighs as much as one.
-                self.paywall.owe(client)?;
-                new_record(session, split)
-            }
+        let live = self.streams.get(session.id);
+        let record = {
+            // What mints or draws under it is done, or begins after the change.
+            let _live = live.as_deref().map(lock);
+            let _guard = lock(&self.changes);
+            let mut record = match self.paywall.parts.store.session_record(session.id)? {
+                Some(record) => record,
+                None => {
+                    // A record that no invoice made weighs as much as one.
+                    self.paywall.owe(client)?;
+                    new_record(session, split)
+                }
+            };
+            change(&mut record);
+            self.paywall.parts.store.put_session(&record)?;
+            record
         };
-        change(&mut record);
-        self.paywall.parts.store.put_session(&record)?;
+        self.paywall.parts.bells.ring(&Wake::Session(session.id));
         Ok(record)
     }
 }

@@ -7,6 +7,8 @@ use serde::Serialize;
 use tokio::sync::broadcast;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::LOOK_MS;
+use super::queue::Queue;
 use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
 use crate::domain::session::Window;
@@ -104,14 +106,17 @@ pub struct Numbered {
 /// What is known of a session only while the process lives.
 pub(super) struct Live {
     pub(super) window: Window,
-    pub(super) paused: bool,
-    pub(super) failed: BTreeSet<PaymentHash>,
     /// Invoices that were told of and are not known to be paid.
     pub(super) announced: BTreeSet<PaymentHash>,
     pub(super) log: VecDeque<(u64, Event)>,
     pub(super) next: u64,
     pub(super) events: broadcast::Sender<(u64, Event)>,
     pub(super) touched_ms: u64,
+    pub(super) queue: Queue,
+    /// When it was looked at last whether something is due, whether that failed, and which segments could be paid then.
+    pub(super) looked_ms: Option<u64>,
+    pub(super) failing: bool,
+    pub(super) asked: BTreeSet<SegmentNumber>,
     /// Who brought it into memory, and owes its invoices until one is paid.
     pub(super) client: Option<Client>,
     /// Who follows, the oldest first.
@@ -122,17 +127,26 @@ impl Live {
     pub(super) fn new(window: Window, announced: BTreeSet<PaymentHash>, now_ms: u64) -> Self {
         Self {
             window,
-            paused: false,
-            failed: BTreeSet::new(),
             announced,
             log: VecDeque::new(),
             // Greater than what an earlier stay in memory reached: a wallet that comes back is never told that it missed nothing.
             next: now_ms.max(1),
             events: broadcast::channel(EVENTS_UNDERWAY).0,
             touched_ms: now_ms,
+            queue: Queue::default(),
+            looked_ms: None,
+            failing: false,
+            asked: BTreeSet::new(),
             client: None,
             followers: VecDeque::new(),
         }
+    }
+
+    /// Whether a request for a segment looks for what is due: one of all that are held, each [`LOOK_MS`]. Where that failed whoever has nothing
+    /// to pay looks himself, and is told why.
+    pub(super) fn needs_look(&self, number: SegmentNumber, now_ms: u64) -> bool {
+        let long_ago = |at: u64| now_ms.abs_diff(at) >= LOOK_MS;
+        self.looked_ms.is_none_or(long_ago) || (self.failing && !self.asked.contains(&number))
     }
 
     /// A place among those who follow; where all are taken, the oldest one's.
@@ -173,7 +187,6 @@ impl Live {
         for hash in gone {
             let found = find(&hash)?;
             self.announced.remove(&hash);
-            self.failed.remove(&hash);
             // Otherwise it was forgotten after its time.
             if let Some(invoice) = found.filter(is_paid) {
                 paid = paid.saturating_add(1);

@@ -1,5 +1,7 @@
 //! What a session is fixed to from its beginning: its price, and what is first stored of it.
 
+use std::collections::BTreeSet;
+
 use super::Stage;
 use crate::domain::amount::Msat;
 use crate::domain::id::SegmentNumber;
@@ -39,6 +41,8 @@ pub(super) fn new_record(session: &SessionToken, split: Split) -> SessionRecord 
         split,
         generation: session.generation,
         ended: false,
+        paused: false,
+        failed: BTreeSet::new(),
         expires_at: session.expires_at,
     }
 }
