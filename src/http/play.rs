@@ -19,7 +19,7 @@ use crate::domain::video::SegmentPrice;
 use crate::library::{self, Published};
 use crate::paywall::egress::{Bought, Passage};
 use crate::paywall::token::Presented;
-use crate::paywall::{Decision, Offer};
+use crate::paywall::{Client, Decision, Offer};
 use crate::{domain, hls};
 
 /// The media type of init segments and segments.
@@ -65,11 +65,11 @@ pub async fn part(
     };
     let number = match file {
         File::Playlist => return media_playlist(&published),
-        File::Init => return init(&app, &published, &rendition, &method, &headers).await,
+        File::Init => return init(&app, &published, &rendition, &method, &headers, client).await,
         File::Segment(number) => number,
     };
     let offer = offer(&app, &published, number)?;
-    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers);
+    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers, client);
     if method == Method::HEAD {
         let len = asked.len().await?;
         let open = app.paywall.peek(&offer, &presented)?;
@@ -135,8 +135,9 @@ pub async fn init(
     rendition: &RenditionName,
     method: &Method,
     headers: &HeaderMap,
+    client: Client,
 ) -> Answer {
-    let asked = Asked::of(app, published, rendition, Part::Init, headers);
+    let asked = Asked::of(app, published, rendition, Part::Init, headers, client);
     if *method == Method::HEAD {
         return Ok(asked.head(asked.len().await?));
     }
@@ -160,6 +161,7 @@ pub struct Asked<'a> {
     rendition: &'a RenditionName,
     part: Part,
     headers: &'a HeaderMap,
+    client: Client,
     /// Strong: a version's bytes never change (RFC 9110, section 8.8.3).
     tag: HeaderValue,
 }
@@ -172,6 +174,7 @@ impl<'a> Asked<'a> {
         rendition: &'a RenditionName,
         part: Part,
         headers: &'a HeaderMap,
+        client: Client,
     ) -> Self {
         let name = match part {
             Part::Init => "init".to_owned(),
@@ -179,7 +182,7 @@ impl<'a> Asked<'a> {
         };
         let tag = format!("\"{}-{rendition}-{name}\"", published.media.version);
         let tag = HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""));
-        Self { app, published, rendition, part, headers, tag }
+        Self { app, published, rendition, part, headers, client, tag }
     }
 
     /// Its length.
@@ -205,11 +208,6 @@ impl<'a> Asked<'a> {
             return Ok(Err(not_modified(media_headers(&self.tag))));
         }
         let len = self.len().await?;
-        let memory = self.app.memory.take(len, paid).await;
-        let memory = memory.inspect_err(|_| self.app.metrics.refused("memory"))?;
-        let library = &self.app.library;
-        let bytes = library.open(self.published, self.rendition, self.part).await?;
-        let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         // A range of what it was before is no range of this (RFC 9110, section 13.1.5).
         let range = if self.matches(header::IF_RANGE) == Some(false) {
             Range::Whole { of: len }
@@ -219,6 +217,10 @@ impl<'a> Asked<'a> {
                 Err(Unsatisfiable) => return Ok(Err(Problem::bad_range(len))),
             }
         };
+        let memory = self.app.memory.take(self.client, len, paid).await;
+        let memory = memory.inspect_err(|_| self.app.metrics.refused("memory"))?;
+        let library = &self.app.library;
+        let bytes = library.open(self.published, self.rendition, self.part).await?;
         Ok(Ok(Ready { asked: self, bytes, range, memory }))
     }
 

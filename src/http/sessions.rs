@@ -99,10 +99,10 @@ pub async fn part(
     let rendition: RenditionName = named(&rendition)?;
     let number = match File::parse(&file)? {
         File::Playlist => return media_playlist(&published),
-        File::Init => return init(&app, &published, &rendition, &method, &headers).await,
+        File::Init => return init(&app, &published, &rendition, &method, &headers, client).await,
         File::Segment(number) => number,
     };
-    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers);
+    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers, client);
     // What is not there is not invoiced.
     let len = asked.len().await?;
     if method == Method::HEAD {

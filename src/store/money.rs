@@ -1,5 +1,5 @@
 //! The ledger's verbs. Keys: invoices, payments booked and entries by their identity; sums in [`Table::Balances`] under
-//! `account/{account}`, `credit/{session}` and `spent/{session}`.
+//! `account/{account}`, `credit/{session}`, `spent/{session}`, `paid/{session}` and `credited/{session}`.
 
 use std::sync::atomic::Ordering;
 
@@ -196,19 +196,6 @@ impl<E: Engine> Store<E> {
         Ok(sum)
     }
 
-    /// Whether no other invoice of a session is credited and not expired.
-    fn is_last_credit(&self, session: SessionId, invoice: &Invoice) -> Result<bool, Error> {
-        for other in self.paid_invoices(session)? {
-            if other != invoice.hash
-                && let Some(other) = self.invoice(&other)?
-                && matches!(other.progress, Progress::Credited { .. })
-            {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
     pub(super) fn put_invoice(&self, invoice: &Invoice) -> Result<Op, Error> {
         pack(Table::Invoices, invoice.hash.as_bytes(), invoice)
     }
@@ -246,7 +233,7 @@ impl<E: Engine> Store<E> {
                     Purpose::Session { session, .. } => {
                         let credit = self.sum(credit_key(session))?;
                         // With the last of a session goes what was paid beyond its invoices.
-                        if self.is_last_credit(session, invoice)? {
+                        if self.sum(super::sessions::credited_key(session))? <= 1 {
                             credit
                         } else {
                             credit.min(invoice.amount.signed())
@@ -266,6 +253,7 @@ impl<E: Engine> Store<E> {
                 };
                 if let Purpose::Session { session, .. } = invoice.purpose {
                     batch.push(Op::Add(credit_key(session), negative(left)));
+                    batch.push(Op::Add(super::sessions::credited_key(session), -1));
                 }
                 let expired = Progress::Expired { at_ms: now_ms };
                 batch.push(self.put_invoice(&Invoice { progress: expired, ..invoice.clone() })?);

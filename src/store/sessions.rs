@@ -96,6 +96,7 @@ impl<E: Engine> Store<E> {
             batch.push(Op::Delete(Table::Balances, credit_key(id)));
             batch.push(Op::Delete(Table::Balances, spent_key(id)));
             batch.push(Op::Delete(Table::Balances, paid_count_key(id)));
+            batch.push(Op::Delete(Table::Balances, credited_key(id)));
             self.engine.write(batch, Durability::Process)?;
             forgotten = forgotten.saturating_add(1);
         }
@@ -118,11 +119,6 @@ impl<E: Engine> Store<E> {
         Ok(batch)
     }
 
-    /// The hashes of a session's invoices that were paid.
-    pub(super) fn paid_invoices(&self, id: SessionId) -> Result<Vec<PaymentHash>, Error> {
-        self.read_all(Table::Sessions, format!("paid/{id}/"))
-    }
-
     /// The keys with a prefix.
     fn rows(&self, prefix: String) -> Result<Vec<Vec<u8>>, Error> {
         let rows = self.engine.scan(Table::Sessions, prefix.as_bytes(), None, usize::MAX)?;
@@ -143,9 +139,10 @@ pub(super) fn invoice_key(id: SessionId, hash: &PaymentHash) -> String {
 }
 
 /// The changes that move an invoice to those that are paid.
-pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 3], Error> {
+pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 4], Error> {
     Ok([
         Op::Add(paid_count_key(id), 1),
+        Op::Add(credited_key(id), 1),
         Op::Delete(Table::Sessions, invoice_key(id, hash).into_bytes()),
         put(Table::Sessions, paid_key(id, hash), hash)?,
     ])
@@ -153,6 +150,11 @@ pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 3], Error> 
 
 fn paid_count_key(id: SessionId) -> Vec<u8> {
     format!("paid/{id}").into_bytes()
+}
+
+/// How many of its invoices were paid and have not expired since.
+pub(super) fn credited_key(id: SessionId) -> Vec<u8> {
+    format!("credited/{id}").into_bytes()
 }
 
 pub(super) fn paid_key(id: SessionId, hash: &PaymentHash) -> String {
