@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::token::{Keys, SessionKind, SessionToken};
-use super::{Client, Error, Paywall, Wake};
+use super::{CROWDED, Client, Error, Paywall, Wake};
 use crate::domain::amount::Msat;
 use crate::domain::id::{SegmentNumber, SegmentRef, SessionId};
 use crate::domain::ledger::Split;
@@ -46,8 +46,6 @@ const UNPAID_MAX: usize = 128;
 const UNPAID_KEPT: usize = 32;
 /// Wallets that follow one session at once; a further one takes the place of the oldest, whose connection may be long dead.
 const FOLLOWERS_MAX: usize = 4;
-/// Who has too many sessions, streams or held requests may ask again after this.
-const CROWDED: Duration = Duration::from_secs(10);
 /// A held request looks this often without being rung.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// A session that nobody touched for so long leaves the memory; what is stored stays.
@@ -108,9 +106,8 @@ pub struct Stage<'a> {
 pub struct SessionGate {
     paywall: Arc<Paywall>,
     streams: Streams,
-    /// Wallets that follow a session, and players' requests that wait.
+    /// Wallets that follow a session.
     followers: Slots<Client>,
-    held: Slots<Client>,
     /// Held while a session's record is changed.
     changes: Mutex<()>,
     boot: u64,
@@ -122,8 +119,7 @@ impl SessionGate {
         let options = &paywall.parts.options;
         let streams = Streams::new(options.sessions_max, options.sessions_per_client_max);
         let followers = Slots::new(options.streams_max, options.streams_per_client_max);
-        let held = Slots::new(options.held_max, options.held_per_client_max);
-        Self { paywall, streams, followers, held, changes: Mutex::default(), boot }
+        Self { paywall, streams, followers, changes: Mutex::default(), boot }
     }
 
     /// Begins a session for a version under the terms of now. Nothing is stored.
@@ -208,7 +204,7 @@ impl SessionGate {
             // Looked at after the credit: what is paid plays, also where there is no room for another session.
             let live = self.live(session, Some(client))?;
             if held.is_none() {
-                let place = self.place(&self.held, session, client, "hold")?;
+                let place = self.place(&self.paywall.held, session, client, "hold")?;
                 held = Some((place, self.paywall.parts.metrics.hold()));
                 // Once: a request that is held must not pull the playhead back from where the viewer jumped since.
                 self.note(&live, number, false);
@@ -377,13 +373,7 @@ impl SessionGate {
         what: &'static str,
     ) -> Result<Slot<Client>, Error> {
         let paid = self.paywall.parts.store.has_paid(session.id)?;
-        slots.take(Some(client), paid).map_err(|full| {
-            self.paywall.parts.metrics.refused(what);
-            match full {
-                Full::ForKey => Error::TooMany { retry_after: CROWDED },
-                Full::InAll => Error::Crowded(what),
-            }
-        })
+        self.paywall.place(slots, client, paid, what)
     }
 
     fn keys(&self) -> &Keys {
@@ -519,7 +509,7 @@ impl SessionGate {
             // Who has paid here before is served first, and bounded by the window and by what it pays.
             let new = stored.as_ref().is_none_or(|state| state.paid == 0);
             if new {
-                self.paywall.limit_in_all()?;
+                self.paywall.limit_in_all(live.client)?;
             }
             let minted = self.paywall.mint(due.amount)?;
             if new && let Some(client) = live.client {
