@@ -366,6 +366,16 @@ pub trait Storage: Catalog + Jobs + Ledger + Sessions + Payouts + NodeState {
     /// # Errors
     /// [`Error`] where the database fails.
     fn next_boot(&self) -> Result<u64, Error>;
+    /// The number from which the keys of credentials, sessions and receipts are derived: 0 at first.
+    ///
+    /// # Errors
+    /// [`Error`] where the database fails.
+    fn key_epoch(&self) -> Result<u32, Error>;
+    /// The next such number, from the next start on: everything that was issued under an earlier one opens nothing any more.
+    ///
+    /// # Errors
+    /// [`Error`] where the database fails.
+    fn rotate_keys(&self) -> Result<u32, Error>;
     /// Writes down what is still in memory, before the process ends.
     ///
     /// # Errors
