@@ -13,6 +13,7 @@ use crate::domain::ledger::{Account, Balances, Entry, IncomingPayment, Split};
 use crate::domain::video::{Media, Video, VideoState};
 
 pub mod catalog;
+mod dust;
 pub mod engine;
 pub mod memory;
 pub mod money;

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::dust::is_dust;
 use super::engine::{Engine, Op, Store, Table, decode, decode_sum, put};
 use super::{
     ChannelBooking, Credit, Draw, Durability, Error, Invoice, Ledger, Origin, Progress, Purpose,
@@ -62,7 +63,12 @@ impl<E: Engine> Store<E> {
     ) -> Result<(), Error> {
         let rest = received.saturating_sub(to_credit);
         let nth = booked.payments;
-        batch.extend(self.post(Entry::credit(payment.hash, nth, now_ms, to_credit, rest))?);
+        let dust = is_dust(nth, received, to_credit);
+        batch.extend(if dust {
+            self.post_dust(rest, now_ms)?
+        } else {
+            self.post(Entry::credit(payment.hash, nth, now_ms, to_credit, rest))?
+        });
         if let Some(session) = booked.session {
             batch.push(Op::Add(credit_key(session), to_credit.signed()));
         }
@@ -70,7 +76,9 @@ impl<E: Engine> Store<E> {
         booked.total = booked.total.checked_add(received).ok_or_else(overflow)?;
         if !rest.is_zero() {
             booked.unclaimed = booked.unclaimed.checked_add(rest).ok_or_else(overflow)?;
-            batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
+            if !dust {
+                batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
+            }
         }
         batch.push(put(Table::Booked, payment.hash.as_bytes(), &booked)?);
         self.write_counted(batch, change)
@@ -515,7 +523,7 @@ impl<E: Engine> Ledger for Store<E> {
 
 const ACCOUNT: &[u8] = b"account/";
 
-fn account_key(account: Account) -> Vec<u8> {
+pub(super) fn account_key(account: Account) -> Vec<u8> {
     [ACCOUNT, account.to_string().as_bytes()].concat()
 }
 
@@ -537,7 +545,7 @@ fn unclaimed(payment_hash: PaymentHash, amount_msat: Msat, at_ms: u64) -> Result
     put(Table::Unclaimed, payment_hash.as_bytes(), &row)
 }
 
-fn overflow() -> Error {
+pub(super) fn overflow() -> Error {
     Error::Corrupt("a sum overflows".to_owned())
 }
 
