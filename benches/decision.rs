@@ -127,7 +127,7 @@ async fn decisions(gate: &Gate) -> Vec<f64> {
         let segment = gate.film.segment(paid.number);
         let offer = Offer { segment, price: Some(SEGMENT_PRICE), split };
         let presented = [parse_authorization(paid.credential.as_bytes()).unwrap()];
-        let opening = gate.shared.paywall.opening(&offer, &presented).await.unwrap();
+        let opening = gate.shared.paywall.opening(&offer, &presented, client).await.unwrap();
         let decision = gate.shared.paywall.admit(&offer, opening.as_ref(), client).unwrap();
         assert_eq!(decision, Decision::Granted);
         waits.push(ms(due.elapsed()));

@@ -110,7 +110,7 @@ pub fn assemble<N: Node + 'static, E: Engine>(
     let gate = Arc::new(Paywall::new(paywall::Parts {
         store: Arc::clone(&store) as _,
         issuer: Arc::clone(&node) as _,
-        keys: Keys::derive(&seed, 0),
+        keys: Keys::derive(&seed, store.key_epoch()?),
         clock: Arc::clone(&clock),
         bells: bells.clone(),
         earned: Arc::clone(&earned),
@@ -219,6 +219,27 @@ pub async fn base(data_dir: &Path, options: &lightning::Options) -> anyhow::Resu
     let state = Arc::clone(&store) as _;
     let node = ldk::start(options, seed, state, boot, &data_dir.join("node")).await?;
     Ok(Base { store, node: Arc::new(node), seed, boot, lock })
+}
+
+/// Moves the keys of credentials, sessions and receipts on, in the database of a server that is stopped; the epoch from the next start on.
+///
+/// # Errors
+/// A line that names what is wrong and the mend.
+pub async fn rotate_keys(data_dir: &Path) -> anyhow::Result<u32> {
+    let path = data_dir.join("db");
+    if !path.exists() {
+        bail!("{} holds no server: name another data_dir", data_dir.display());
+    }
+    let lock = lock_directory(data_dir)?;
+    let epoch = tokio::task::spawn_blocking(move || -> Result<u32, store::Error> {
+        let store = Store::new(Rocks::open(&path)?);
+        let epoch = store.rotate_keys()?;
+        store.flush()?;
+        Ok(epoch)
+    });
+    let epoch = epoch.await??;
+    drop(lock);
+    Ok(epoch)
 }
 
 /// Starts a server; `more` is merged into its router (the demo's wallets).

@@ -11,6 +11,7 @@ mod client;
 mod creator;
 mod demo;
 mod init;
+mod keys;
 mod node;
 mod output;
 mod serve;
@@ -39,6 +40,8 @@ enum Command {
     Upload(upload::Arguments),
     /// The Lightning node of a running server.
     Node(node::Arguments),
+    /// The keys that a stopped server signs credentials with.
+    Keys(keys::Arguments),
     /// Play a film in any player, and pay for it segment by segment.
     Watch(Box<watch::Arguments>),
     /// Decode and encode in a sandbox; started by the server itself.
@@ -79,6 +82,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Creator(arguments) => quiet(creator::run(&arguments)).await,
         Command::Upload(arguments) => quiet(upload::run(&arguments)).await,
         Command::Node(arguments) => quiet(node::run(&arguments)).await,
+        Command::Keys(arguments) => quiet(keys::run(&arguments)).await,
         Command::Watch(arguments) => quiet(watch::run(&arguments)).await,
         Command::Worker => Ok(ExitCode::FAILURE),
     }

@@ -54,6 +54,8 @@ pub struct Options {
     pub connections_per_client_max: usize,
     /// How long a connection may be idle, or take to send a request's headers, in seconds.
     pub header_seconds: u64,
+    /// How long a JSON document may take to arrive, in seconds.
+    pub document_seconds: u64,
     /// The size of a request's headers, in bytes.
     pub header_bytes_max: usize,
     /// How long a reader may take next to nothing while bytes wait for it, in seconds; also how long an upload may pause.
@@ -70,6 +72,7 @@ impl Default for Options {
             connections_max: 10_000,
             connections_per_client_max: 256,
             header_seconds: 30,
+            document_seconds: 20,
             header_bytes_max: 32 << 10,
             stall_seconds: 60,
             body_bytes_max: 512 << 20,
@@ -79,7 +82,8 @@ impl Default for Options {
 
 /// Who a connection counts for; nobody where it is a trusted proxy's.
 fn client_of(peer: IpAddr, options: &Options) -> Option<Client> {
-    let trusted = options.trusted_proxies.contains(&peer.to_canonical());
+    let peer = peer.to_canonical();
+    let trusted = options.trusted_proxies.iter().any(|proxy| proxy.to_canonical() == peer);
     (!trusted).then(|| peer.into())
 }
 

@@ -11,14 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::amount::{Granularity, Msat, Share};
 use crate::domain::id::{PaymentHash, SegmentRef, SessionId, VideoId};
-use crate::domain::ledger::{IncomingPayment, Split};
+use crate::domain::ledger::Split;
 use crate::lightning::{Issuer, MintError, Minted};
+use crate::runtime::slots::{Full, Slot, Slots};
 use crate::runtime::{Bells, Clock};
-use crate::store::{self, Credit, Invoice, Origin, Progress, Purpose, Redeem};
+use crate::store::{self, Invoice, Progress, Purpose, Redeem};
 use crate::telemetry::Metrics;
 
 pub mod egress;
 pub mod limits;
+mod proof;
 pub mod session;
 pub mod token;
 
@@ -108,6 +110,8 @@ impl Options {
 
 /// A preimage can outrun the node's event by this much before it counts as proof itself.
 const PROOF_AFTER: Duration = Duration::from_secs(8);
+/// Who has too many sessions, streams or held requests may ask again after this.
+const CROWDED: Duration = Duration::from_secs(10);
 
 /// Who waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -277,6 +281,8 @@ pub struct Paywall {
     parts: Parts,
     limits: Limits,
     egress: Egress,
+    /// Requests that wait for a payment: players' in a session, and credentials whose payment is not booked yet.
+    held: Slots<Client>,
 }
 
 impl Paywall {
@@ -284,25 +290,41 @@ impl Paywall {
     pub fn new(parts: Parts) -> Self {
         let limits = Limits::new(&parts.options);
         let egress = Egress::new(parts.options.replay_seconds.saturating_mul(1_000));
-        Self { parts, limits, egress }
+        let held = Slots::new(parts.options.held_max, parts.options.held_per_client_max);
+        Self { parts, limits, egress, held }
     }
 
     /// The first credential that opens this segment now. One that is good and whose payment is not booked yet waits for that, then its
     /// preimage is the proof. Nothing is redeemed: the caller reads the bytes next.
     ///
     /// # Errors
-    /// [`Error::Store`] where the store fails.
+    /// [`Error::Store`] where the store fails; [`Error::TooMany`] and [`Error::Crowded`] where no place to wait is left. What was paid stays
+    /// good.
     pub async fn opening(
         &self,
         offer: &Offer,
         presented: &[Presented],
+        client: Client,
     ) -> Result<Option<Opening>, Error> {
         if offer.price.is_none() {
             return Ok(None);
         }
+        let mut unbooked = Vec::new();
+        for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
+            match self.recalled(&bound, offer)? {
+                Standing::Good { credited_ms } => return Ok(Some(Opening { bound, credited_ms })),
+                Standing::Unpaid => unbooked.push(bound),
+                Standing::Over => {}
+            }
+        }
+        if unbooked.is_empty() {
+            return Ok(None);
+        }
+        let paid = self.limits.has_paid(client, self.parts.clock.now_ms());
+        let _place = (self.place(&self.held, client, paid, "hold")?, self.parts.metrics.hold());
         // One wait, however many credentials are shown.
         let deadline = tokio::time::Instant::now() + PROOF_AFTER;
-        for bound in presented.iter().filter_map(|credential| self.opens(credential, offer)) {
+        for bound in unbooked {
             if let Standing::Good { credited_ms } = self.booked(&bound, offer, deadline).await? {
                 return Ok(Some(Opening { bound, credited_ms }));
             }
@@ -389,8 +411,11 @@ impl Paywall {
 
     /// What a payment is good for now.
     fn standing(&self, hash: &PaymentHash) -> Result<Standing, Error> {
-        let invoice = self.parts.store.invoice(hash)?;
-        Ok(match invoice.map(|invoice| invoice.progress) {
+        Ok(self.standing_of(self.parts.store.invoice(hash)?))
+    }
+
+    fn standing_of(&self, invoice: Option<Invoice>) -> Standing {
+        match invoice.map(|invoice| invoice.progress) {
             None | Some(Progress::Open) => Standing::Unpaid,
             Some(Progress::Credited { at_ms }) => Standing::Good { credited_ms: Some(at_ms) },
             Some(Progress::Redeemed { at_ms })
@@ -399,34 +424,24 @@ impl Paywall {
                 Standing::Good { credited_ms: None }
             }
             Some(Progress::Redeemed { .. } | Progress::Expired { .. }) => Standing::Over,
-        })
+        }
     }
 
-    /// Waits until a good credential's payment is booked, by its event or by proof; what it is good for then.
-    async fn booked(
+    /// A place among those of which there are so many.
+    fn place(
         &self,
-        bound: &Bound,
-        offer: &Offer,
-        deadline: tokio::time::Instant,
-    ) -> Result<Standing, Error> {
-        // Nearly always it is booked by now.
-        match self.standing(&bound.hash)? {
-            Standing::Unpaid => {}
-            known => return Ok(known),
-        }
-        let mut listener = self.parts.bells.listen(Wake::Payment(bound.hash));
-        loop {
-            match self.standing(&bound.hash)? {
-                Standing::Unpaid => {}
-                known => return Ok(known),
+        slots: &Slots<Client>,
+        client: Client,
+        paid: bool,
+        what: &'static str,
+    ) -> Result<Slot<Client>, Error> {
+        slots.take(Some(client), paid).map_err(|full| {
+            self.parts.metrics.refused(what);
+            match full {
+                Full::ForKey => Error::TooMany { retry_after: CROWDED },
+                Full::InAll => Error::Crowded(what),
             }
-            tokio::select! {
-                () = listener.rung() => {}
-                () = tokio::time::sleep_until(deadline) => break,
-            }
-        }
-        self.prove(bound, offer)?;
-        self.standing(&bound.hash)
+        })
     }
 
     /// Serves what a credential paid for; false where its time is over by now.
@@ -435,7 +450,7 @@ impl Paywall {
         let now = self.parts.clock.now_ms();
         match self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())? {
             Redeem::First => {
-                self.limits.paid(client);
+                self.limits.paid(client, now);
                 if let Some(credited_ms) = opening.credited_ms {
                     let wait = Duration::from_millis(now.saturating_sub(credited_ms));
                     self.parts.metrics.served_after(wait);
@@ -447,31 +462,6 @@ impl Paywall {
             Redeem::Again => Ok(true),
             Redeem::Spent | Redeem::Unpaid | Redeem::Unknown => Ok(false),
         }
-    }
-
-    /// Books a payment by its preimage. Where a power cut took the invoice's record, the credential holds all that was in it.
-    fn prove(&self, bound: &Bound, offer: &Offer) -> Result<(), Error> {
-        let now = self.parts.clock.now_ms();
-        let invoice = Invoice {
-            hash: bound.hash,
-            amount: bound.amount,
-            purpose: Purpose::Segment { segment: bound.segment },
-            split: offer.split,
-            bolt11: None,
-            expires_at: bound.pay_before,
-            minted_ms: None,
-            progress: Progress::Open,
-            claimed: false,
-        };
-        self.parts.store.restore(None, &invoice)?;
-        let payment = IncomingPayment { hash: bound.hash, received: bound.amount, boot: 0 };
-        let outcome = self.parts.store.credit(payment, Origin::Proof, now)?;
-        tracing::info!(payment_hash = %bound.hash, ?outcome, "credited by proof");
-        if matches!(outcome, Credit::Applied(_)) {
-            self.parts.metrics.payment("proof");
-            self.parts.metrics.credited(bound.amount);
-        }
-        Ok(())
     }
 
     fn challenge(&self, offer: &Offer, amount: Msat, client: Client) -> Result<Challenge, Error> {
@@ -529,7 +519,7 @@ impl Paywall {
     /// Counts an invoice against the limits.
     pub(crate) fn limit(&self, client: Client) -> Result<(), Error> {
         self.limits.client(client).inspect_err(|_| self.refused())?;
-        self.limit_in_all()
+        self.limit_in_all(Some(client))
     }
 
     /// A client gets an invoice, and owes it until it pays or the record goes.
@@ -540,21 +530,24 @@ impl Paywall {
 
     /// A client paid so many of what it owed.
     pub(crate) fn forgive(&self, client: Client, payments: u32) {
+        let now = self.parts.clock.now_ms();
         for _ in 0..payments {
-            self.limits.paid(client);
+            self.limits.paid(client, now);
         }
     }
 
     /// Counts what leads to invoices and costs nothing yet.
     pub(crate) fn limit_rate(&self, client: Client) -> Result<(), Error> {
-        let counted = self.limits.client(client).and_then(|()| self.limits.in_all(0));
+        let now = self.parts.clock.now_ms();
+        let counted = self.limits.client(client);
+        let counted = counted.and_then(|()| self.limits.in_all(Some(client), 0, now));
         counted.inspect_err(|_| self.refused())
     }
 
-    /// Counts an invoice of a session, whose wallet has no address that could be counted, against the limit for all.
-    pub(crate) fn limit_in_all(&self) -> Result<(), Error> {
-        let unpaid = self.parts.store.unpaid();
-        self.limits.in_all(unpaid).inspect_err(|_| self.refused())
+    /// Counts an invoice of a session, which belongs to whoever brought it into memory, against the limit for all.
+    pub(crate) fn limit_in_all(&self, client: Option<Client>) -> Result<(), Error> {
+        let (unpaid, now) = (self.parts.store.unpaid(), self.parts.clock.now_ms());
+        self.limits.in_all(client, unpaid, now).inspect_err(|_| self.refused())
     }
 
     fn refused(&self) {

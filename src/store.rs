@@ -13,6 +13,7 @@ use crate::domain::ledger::{Account, Balances, Entry, IncomingPayment, Split};
 use crate::domain::video::{Media, Video, VideoState};
 
 pub mod catalog;
+mod dust;
 pub mod engine;
 pub mod memory;
 pub mod money;
@@ -367,6 +368,16 @@ pub trait Storage: Catalog + Jobs + Ledger + Sessions + Payouts + NodeState {
     /// # Errors
     /// [`Error`] where the database fails.
     fn next_boot(&self) -> Result<u64, Error>;
+    /// The number from which the keys of credentials, sessions and receipts are derived: 0 at first.
+    ///
+    /// # Errors
+    /// [`Error`] where the database fails.
+    fn key_epoch(&self) -> Result<u32, Error>;
+    /// The next such number, from the next start on: everything that was issued under an earlier one opens nothing any more.
+    ///
+    /// # Errors
+    /// [`Error`] where the database fails.
+    fn rotate_keys(&self) -> Result<u32, Error>;
     /// Writes down what is still in memory, before the process ends.
     ///
     /// # Errors

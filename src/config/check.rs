@@ -62,6 +62,7 @@ fn check_http(http: &http::Options) -> Result<(), String> {
         (http.connections_per_client_max, usual.connections_per_client_max);
     at_least("http.connections_per_client_max", of_one, 1, usual_of_one)?;
     between("http.header_seconds", http.header_seconds, 1..=600, usual.header_seconds)?;
+    between("http.document_seconds", http.document_seconds, 1..=600, usual.document_seconds)?;
     let (header, usual_header) = (http.header_bytes_max, usual.header_bytes_max);
     // An L402 credential has some 600 bytes; what browsers send beside it is larger.
     between("http.header_bytes_max", header, 8_192..=1 << 20, usual_header)?;

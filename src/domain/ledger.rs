@@ -87,6 +87,8 @@ impl FromStr for Account {
 pub enum EntryId {
     /// The `nth` payment of a hash came in (from 0).
     Credit(PaymentHash, u32),
+    /// All payments below a satoshi that no invoice asked for, of one day since the Unix epoch: the one entry that grows.
+    Dust(u64),
     /// A payment that nobody had claimed found its invoice.
     Claim(PaymentHash),
     /// What a payment bought was served.
@@ -115,6 +117,7 @@ impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Credit(hash, nth) => write!(f, "credit:{hash}:{nth}"),
+            Self::Dust(day) => write!(f, "dust:{day}"),
             Self::Claim(hash) => write!(f, "claim:{hash}"),
             Self::Earn(hash) => write!(f, "earn:{hash}"),
             Self::Draw(what) => write!(f, "draw:{what}"),

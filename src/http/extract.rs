@@ -1,7 +1,8 @@
 //! What handlers take from a request, as domain values.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Once;
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Request};
@@ -16,9 +17,6 @@ use crate::domain::id::{CreatorId, IdError};
 use crate::paywall::Client;
 use crate::paywall::token::{Presented, parse_all};
 use crate::store::Role;
-
-/// A document is small; who takes longer to send it holds a connection for nothing.
-const DOCUMENT_WITHIN: Duration = Duration::from_secs(20);
 
 /// Who calls, if a key says so.
 pub struct Caller(pub Option<Role>);
@@ -87,14 +85,76 @@ impl FromRequestParts<App> for From {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let peer = peer.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-        let forwarded = || {
-            // The last one is what the proxy itself saw; those before it are the client's own words.
-            let value = parts.headers.get_all("x-forwarded-for").iter().next_back()?;
-            value.to_str().ok()?.rsplit(',').next()?.trim().parse::<IpAddr>().ok()
-        };
-        let client = client_of(peer, &app.options);
-        Ok(Self(client.unwrap_or_else(|| forwarded().unwrap_or(peer).into())))
+        if let Some(client) = client_of(peer, &app.options) {
+            return Ok(Self(client));
+        }
+        let said = forwarded(&parts.headers, |address| client_of(address, &app.options).is_none());
+        Ok(Self(match said {
+            Forwarded::For(address) => address.into(),
+            Forwarded::Nobody => {
+                tell_once(peer, "none");
+                peer.into()
+            }
+            Forwarded::Unreadable(element) => {
+                tell_once(peer, element);
+                peer.into()
+            }
+        }))
     }
+}
+
+/// What a trusted proxy says of its client.
+#[derive(Debug, PartialEq, Eq)]
+enum Forwarded<'a> {
+    /// Who asks.
+    For(IpAddr),
+    /// Nothing, or proxies alone.
+    Nobody,
+    /// What is no address.
+    Unreadable(&'a str),
+}
+
+/// The last address of `X-Forwarded-For` that is no trusted proxy itself. Each proxy appends what it saw, so that those before it are the
+/// client's own words; several headers are one list (RFC 9110, section 5.3). `Forwarded` (RFC 7239) is not read: a proxy that knows one of
+/// the two hands on the other as the client wrote it.
+fn forwarded(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Forwarded<'_> {
+    for value in headers.get_all("x-forwarded-for").iter().rev() {
+        let Ok(value) = value.to_str() else { return Forwarded::Unreadable("bytes beyond ASCII") };
+        for element in value.rsplit(',') {
+            match address(element) {
+                Some(address) if trusted(address) => {}
+                Some(address) => return Forwarded::For(address),
+                None => return Forwarded::Unreadable(element.trim()),
+            }
+        }
+    }
+    Forwarded::Nobody
+}
+
+/// An address as proxies write it: bare, with a port, in brackets, in quotes (RFC 7239, section 6, has the same forms).
+fn address(element: &str) -> Option<IpAddr> {
+    let element = element.trim();
+    let quoted = element.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let element = quoted.unwrap_or(element);
+    let socket = || element.parse::<SocketAddr>().ok().map(|socket| socket.ip());
+    let bracketed = || {
+        let inner = element.strip_prefix('[')?.strip_suffix(']')?;
+        inner.parse::<Ipv6Addr>().ok().map(IpAddr::from)
+    };
+    element.parse().ok().or_else(socket).or_else(bracketed)
+}
+
+/// One line for all of them: each request would write another.
+fn tell_once(proxy: IpAddr, said: &str) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::warn!(
+            %proxy,
+            x_forwarded_for = %said.escape_debug(),
+            "a trusted proxy does not say who its client is: all its viewers share one client's limits. Let it append the client's address \
+             to X-Forwarded-For, or take it out of http.trusted_proxies"
+        );
+    });
 }
 
 /// A JSON document of a known shape.
@@ -105,7 +165,9 @@ impl<T: DeserializeOwned> FromRequest<App> for Document<T> {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let parsed = axum::Json::<T>::from_request(request, app);
-        let parsed = tokio::time::timeout(DOCUMENT_WITHIN, parsed).await;
+        // It is small; who takes longer to send it holds a connection for nothing.
+        let within = Duration::from_secs(app.options.document_seconds);
+        let parsed = tokio::time::timeout(within, parsed).await;
         let parsed = parsed.map_err(|_| Problem::too_slow())?;
         parsed.map(|json| Self(json.0)).map_err(|error| Problem::malformed(error.body_text()))
     }
@@ -138,4 +200,56 @@ impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
 /// A part of a path as the value it names; what it cannot name is not there.
 pub fn named<T: FromStr<Err = IdError>>(text: &str) -> Result<T, Problem> {
     Ok(text.parse::<T>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(values: &[&str]) -> Forwarded<'static> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("x-forwarded-for", value.parse().unwrap());
+        }
+        let proxy = IpAddr::from([10, 0, 0, 1]);
+        match forwarded(&headers, |address| address == proxy) {
+            Forwarded::Unreadable(element) => Forwarded::Unreadable(element.to_owned().leak()),
+            Forwarded::For(address) => Forwarded::For(address),
+            Forwarded::Nobody => Forwarded::Nobody,
+        }
+    }
+
+    #[test]
+    fn the_client_is_the_last_address_however_the_proxy_writes_it() {
+        for (element, address) in [
+            ("203.0.113.7", "203.0.113.7"),
+            ("203.0.113.7:5678", "203.0.113.7"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("[2001:db8::1]:443", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("\"[2001:db8::1]\"", "2001:db8::1"),
+            ("\"[2001:db8::1]:443\"", "2001:db8::1"),
+        ] {
+            let address = Forwarded::For(address.parse().unwrap());
+            for values in [
+                vec![element.to_owned()],
+                vec![format!("192.0.2.1, {element} ")],
+                vec!["192.0.2.1, unknown".to_owned(), element.to_owned()],
+                vec![format!("192.0.2.1,{element}, 10.0.0.1")],
+                vec![element.to_owned(), "10.0.0.1:80".to_owned()],
+            ] {
+                let values: Vec<_> = values.iter().map(String::as_str).collect();
+                assert_eq!(said(&values), address, "{values:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_not_searched_for_one() {
+        for element in ["unknown", "_hidden", "", "1.2.3.4.5", "[::1", "for=192.0.2.1", "\""] {
+            assert_eq!(said(&[&format!("192.0.2.1, {element}")]), Forwarded::Unreadable(element));
+        }
+        assert_eq!(said(&[]), Forwarded::Nobody);
+        assert_eq!(said(&["10.0.0.1"]), Forwarded::Nobody);
+    }
 }

@@ -77,7 +77,7 @@ pub async fn part(
     }
     // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand. They are read for a
     // credential that is good, and for nothing else.
-    let opening = app.paywall.opening(&offer, &presented).await?;
+    let opening = app.paywall.opening(&offer, &presented, client).await?;
     if opening.is_none() && offer.price.is_some() {
         asked.len().await?;
         return match app.paywall.admit(&offer, None, client)? {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::token::{Keys, SessionKind, SessionToken};
-use super::{Client, Error, Paywall, Wake};
+use super::{CROWDED, Client, Error, Paywall, Wake};
 use crate::domain::amount::{AmountError, Msat};
 use crate::domain::id::{SegmentNumber, SegmentRef, SessionId};
 use crate::domain::ledger::Split;
@@ -50,8 +50,6 @@ const UNPAID_MAX: usize = 128;
 const UNPAID_KEPT: usize = 32;
 /// Wallets that follow one session at once; a further one takes the place of the oldest, whose connection may be long dead.
 const FOLLOWERS_MAX: usize = 4;
-/// Who has too many sessions, streams or held requests may ask again after this.
-const CROWDED: Duration = Duration::from_secs(10);
 /// So often it is looked for what is due in a session, and a held request looks without being rung.
 const LOOK_MS: u64 = 250;
 /// A session that nobody touched for so long leaves the memory; what is stored stays.
@@ -111,9 +109,8 @@ pub struct Stage<'a> {
 pub struct SessionGate {
     paywall: Arc<Paywall>,
     streams: Streams,
-    /// Wallets that follow a session, and players' requests that wait.
+    /// Wallets that follow a session.
     followers: Slots<Client>,
-    held: Slots<Client>,
     /// Held while a session's record is changed.
     changes: Mutex<()>,
     boot: u64,
@@ -125,8 +122,7 @@ impl SessionGate {
         let options = &paywall.parts.options;
         let streams = Streams::new(options.sessions_max, options.sessions_per_client_max);
         let followers = Slots::new(options.streams_max, options.streams_per_client_max);
-        let held = Slots::new(options.held_max, options.held_per_client_max);
-        Self { paywall, streams, followers, held, changes: Mutex::default(), boot }
+        Self { paywall, streams, followers, changes: Mutex::default(), boot }
     }
 
     /// Begins a session for a version under the terms of now. Nothing is stored.
@@ -196,7 +192,7 @@ impl SessionGate {
             let live = self.live(session, Some(client))?;
             let came = place.is_none();
             if came {
-                let slot = self.place(&self.held, session, client, "hold")?;
+                let slot = self.place(&self.paywall.held, session, client, "hold")?;
                 _held = Some((slot, parts.metrics.hold()));
                 place = Some(Waiting::enter(&live, number, amount));
             }
@@ -388,13 +384,7 @@ impl SessionGate {
         what: &'static str,
     ) -> Result<Slot<Client>, Error> {
         let paid = self.paywall.parts.store.has_paid(session.id)?;
-        slots.take(Some(client), paid).map_err(|full| {
-            self.paywall.parts.metrics.refused(what);
-            match full {
-                Full::ForKey => Error::TooMany { retry_after: CROWDED },
-                Full::InAll => Error::Crowded(what),
-            }
-        })
+        self.paywall.place(slots, client, paid, what)
     }
 
     fn keys(&self) -> &Keys {

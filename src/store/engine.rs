@@ -193,6 +193,18 @@ impl<E: Engine> Storage for Store<E> {
         Ok(boot)
     }
 
+    fn key_epoch(&self) -> Result<u32, Error> {
+        Ok(self.read(Table::Catalog, "key_epoch")?.unwrap_or_default())
+    }
+
+    fn rotate_keys(&self) -> Result<u32, Error> {
+        let _guard = crate::runtime::lock(&self.catalog);
+        let next = self.key_epoch()?.checked_add(1);
+        let next = next.ok_or_else(|| Error::Corrupt("the key epoch".to_owned()))?;
+        self.engine.write(vec![put(Table::Catalog, "key_epoch", &next)?], Durability::Disk)?;
+        Ok(next)
+    }
+
     fn flush(&self) -> Result<(), Error> {
         self.engine.flush()
     }

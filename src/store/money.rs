@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 
+use super::dust::is_dust;
 use super::engine::{Engine, Op, Store, Table, decode, decode_sum, pack, put, unpack};
 use super::{
     ChannelBooking, Credit, Draw, Durability, Error, Invoice, Ledger, Origin, Progress, Purpose,
@@ -38,17 +39,22 @@ struct Booked {
 
 /// An entry under its identity.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+pub(super) struct Kept {
     at_ms: u64,
-    postings: Vec<(Account, i128)>,
+    pub(super) postings: Vec<(Account, i128)>,
+}
+
+/// An entry as it is written.
+pub(super) fn kept(entry: &Entry) -> Result<Op, Error> {
+    let kept = Kept { at_ms: entry.at_ms, postings: entry.postings.clone() };
+    pack(Table::Entries, &entry.id, &kept)
 }
 
 impl<E: Engine> Store<E> {
     /// An entry and the sums that it changes.
     pub(super) fn post(&self, entry: Result<Entry, Unbalanced>) -> Result<Vec<Op>, Error> {
         let entry = entry.map_err(|error| Error::Corrupt(error.to_string()))?;
-        let kept = Kept { at_ms: entry.at_ms, postings: entry.postings.clone() };
-        let mut batch = vec![pack(Table::Entries, &entry.id, &kept)?];
+        let mut batch = vec![kept(&entry)?];
         for (account, amount) in entry.postings {
             batch.push(Op::Add(account_key(account), amount));
         }
@@ -67,7 +73,12 @@ impl<E: Engine> Store<E> {
     ) -> Result<(), Error> {
         let rest = received.saturating_sub(to_credit);
         let nth = booked.payments;
-        batch.extend(self.post(Entry::credit(payment.hash, nth, now_ms, to_credit, rest))?);
+        let dust = is_dust(nth, received, to_credit);
+        batch.extend(if dust {
+            self.post_dust(rest, now_ms)?
+        } else {
+            self.post(Entry::credit(payment.hash, nth, now_ms, to_credit, rest))?
+        });
         if let Some(session) = booked.session {
             batch.push(Op::Add(credit_key(session), to_credit.signed()));
         }
@@ -75,7 +86,9 @@ impl<E: Engine> Store<E> {
         booked.total = booked.total.checked_add(received).ok_or_else(overflow)?;
         if !rest.is_zero() {
             booked.unclaimed = booked.unclaimed.checked_add(rest).ok_or_else(overflow)?;
-            batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
+            if !dust {
+                batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
+            }
         }
         batch.push(pack(Table::Booked, payment.hash.as_bytes(), &booked)?);
         self.write_counted(batch, change)
@@ -517,7 +530,7 @@ impl<E: Engine> Ledger for Store<E> {
 /// What the sums of accounts begin with.
 pub(super) const ACCOUNT: &[u8] = b"account/";
 
-fn account_key(account: Account) -> Vec<u8> {
+pub(super) fn account_key(account: Account) -> Vec<u8> {
     [ACCOUNT, account.to_string().as_bytes()].concat()
 }
 
@@ -539,7 +552,7 @@ fn unclaimed(payment_hash: PaymentHash, amount_msat: Msat, at_ms: u64) -> Result
     put(Table::Unclaimed, payment_hash.as_bytes(), &row)
 }
 
-fn overflow() -> Error {
+pub(super) fn overflow() -> Error {
     Error::Corrupt("a sum overflows".to_owned())
 }
 

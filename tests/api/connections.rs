@@ -1,6 +1,7 @@
 //! Connections, over real sockets: how many, how long, how large.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice::http::{Options, router, server};
@@ -8,7 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{DEADLINE, Film, TestApp};
+use crate::app::{Challenge, DEADLINE, Film, TestApp, until};
+use crate::limits::metric;
+use crate::sessions::{Session, pay};
 
 struct Listening {
     address: SocketAddr,
@@ -24,6 +27,10 @@ impl Listening {
         let served = server::serve(listener, router(shared), options, metrics, cancel.clone());
         tokio::spawn(served);
         Self { address, cancel }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
     }
 
     async fn connect(&self) -> TcpStream {
@@ -118,7 +125,7 @@ async fn a_reader_that_takes_nothing_is_disconnected_and_one_that_waits_for_even
     let options = Options { stall_seconds: 1, header_seconds: 1, ..Options::default() };
     let server = Listening::on(&app, options).await;
     let film: Film = app.film().await;
-    let session = crate::sessions::Session::short(&app, &film).await;
+    let session = Session::short(&app, &film).await;
     let mut waits = server.connect().await;
     let request = format!("GET {} HTTP/1.1\r\nhost: x\r\n\r\n", session.invoices);
     assert!(said(&mut waits, &request).await.starts_with("HTTP/1.1 200"));
@@ -135,4 +142,108 @@ async fn a_reader_that_takes_nothing_is_disconnected_and_one_that_waits_for_even
     let mut byte = [0];
     let quiet = tokio::time::timeout(Duration::from_millis(50), waits.read(&mut byte)).await;
     assert!(!matches!(quiet, Ok(Ok(0) | Err(_))), "who waits for events stays");
+}
+
+/// Many ask for the same at the same moment: how many were served, and how many were told that four are under way.
+async fn race(server: &Listening, path: &str, credential: Option<&str>, racers: usize) -> usize {
+    let client = reqwest::Client::new();
+    let barrier = Arc::new(tokio::sync::Barrier::new(racers));
+    let asked: Vec<_> = (0..racers)
+        .map(|_| {
+            let mut request = client.get(server.url(path));
+            if let Some(credential) = credential {
+                request = request.header("authorization", credential);
+            }
+            let barrier = Arc::clone(&barrier);
+            tokio::spawn(async move {
+                barrier.wait().await;
+                let reply = request.send().await.unwrap();
+                let status = reply.status().as_u16();
+                assert!(!reply.bytes().await.unwrap().is_empty());
+                status
+            })
+        })
+        .collect();
+    let mut served = 0;
+    for asked in asked {
+        match asked.await.unwrap() {
+            200 => served += 1,
+            other => assert_eq!(other, 429, "served, or told that others are under way"),
+        }
+    }
+    served
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_that_race_with_one_credential_are_charged_once() {
+    let app = TestApp::new();
+    let server = Listening::on(&app, Options::default()).await;
+    let film = app.film().await;
+    for (round, racers) in (1..).zip([2, 2, 2, 64, 64]) {
+        let challenge = Challenge::of(&app.get(&film.segment(round)).await);
+        let credential = challenge.credential(app.pay(&challenge.invoice).await);
+        let served = race(&server, &film.segment(round), Some(&credential), racers).await;
+        assert!(served >= racers.min(4), "{served} of {racers}");
+        assert_eq!(metric(&app, "sluice_earned_msat_total "), 2_000 * u64::from(round));
+        assert_eq!(app.ledger().await["viewer_credit_msat"], 0);
+    }
+    assert_eq!(metric(&app, "sluice_challenges_total "), 5, "nobody is asked a second time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn requests_that_race_in_a_session_draw_a_segment_once() {
+    let app = TestApp::new();
+    let server = Listening::on(&app, Options::default()).await;
+    let film = app.film().await;
+    for (round, racers) in (1..).zip([2, 2, 64]) {
+        let session = Session::short(&app, &film).await;
+        app.get(&session.segment(1)).await;
+        for invoice in session.open(&app).await {
+            pay(&app, &invoice).await;
+        }
+        let before = session.status(&app).await;
+        let served = race(&server, &session.segment(1), None, racers).await;
+        assert!(served >= racers.min(4), "{served} of {racers}");
+        let status = session.status(&app).await;
+        assert_eq!(status["spent_msat"], 2_000);
+        let credit = |status: &serde_json::Value| status["credit_msat"].as_u64().unwrap();
+        assert_eq!(credit(&before) - credit(&status), 2_000);
+        assert_eq!(metric(&app, "sluice_earned_msat_total "), 2_000 * round);
+    }
+}
+
+#[tokio::test]
+async fn a_reader_of_a_paid_segment_that_stops_is_disconnected_and_its_payment_stays_good() {
+    const LARGE: usize = 24 << 20;
+    let app = TestApp::new();
+    app.transcoder.large(LARGE);
+    let options = Options { stall_seconds: 1, ..Options::default() };
+    let server = Listening::on(&app, options).await;
+    let film = app.film().await;
+    let challenge = Challenge::of(&app.get(&film.segment(1)).await);
+    let credential = challenge.credential(app.pay(&challenge.invoice).await);
+    let session = Session::short(&app, &film).await;
+    app.get(&session.segment(1)).await;
+    pay(&app, &session.open(&app).await[0]).await;
+    for (path, header) in [
+        (film.segment(1), format!("authorization: {credential}\r\n")),
+        (session.segment(1), String::new()),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\n");
+        let mut stalls = server.connect().await;
+        assert!(said(&mut stalls, &request).await.starts_with("HTTP/1.1 200"));
+        assert_eq!(metric(&app, "sluice_connections "), 1);
+        until("it is cut off", || metric(&app, "sluice_connections ") == 0).await;
+        let mut rest = Vec::new();
+        let _ = stalls.read_to_end(&mut rest).await;
+        assert!(rest.len() < LARGE, "cut off before its end");
+        // Within the grace, or the session, it is served whole.
+        let mut again = server.connect().await;
+        assert!(said(&mut again, &request).await.starts_with("HTTP/1.1 200"));
+        let mut whole = vec![0; LARGE];
+        let read = tokio::time::timeout(DEADLINE, again.read_exact(&mut whole)).await;
+        read.expect("in time").unwrap();
+    }
+    assert_eq!(metric(&app, "sluice_earned_msat_total "), 4_000, "each was charged once");
+    assert_eq!(app.ledger().await["viewer_credit_msat"], 0);
 }

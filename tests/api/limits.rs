@@ -24,6 +24,12 @@ async fn with(app: &TestApp, path: &str, credential: &str, more: &[(&str, &str)]
     call.send().await
 }
 
+pub fn metric(app: &TestApp, name: &str) -> u64 {
+    let text = app.shared.metrics.text();
+    let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_default()
+}
+
 #[tokio::test]
 async fn one_payment_fetches_a_segment_a_few_times_and_then_costs_nothing_more() {
     let app = TestApp::new();
@@ -167,6 +173,68 @@ async fn a_client_that_does_not_pay_gets_no_more_invoices_and_one_that_pays_does
 }
 
 #[tokio::test]
+async fn viewers_are_told_apart_however_the_proxy_writes_their_addresses() {
+    let app = TestApp::with(|config| {
+        config.payment.unpaid_per_client_max = NonZeroU32::MIN;
+        config.http.trusted_proxies = vec![[127, 0, 0, 1].into(), [10, 0, 0, 1].into()];
+    });
+    let film = app.film().await;
+    let from = |client: &str| app.call("GET", &film.segment(1)).with("x-forwarded-for", client);
+    for client in [
+        "203.0.113.1",
+        "203.0.113.2:5678",
+        "[2001:db8:1::1]:443",
+        "\"[2001:db8:2::1]\"",
+        "203.0.113.1, 203.0.113.3:80",
+        "203.0.113.4, 10.0.0.1",
+    ] {
+        Challenge::of(&from(client).send().await);
+    }
+    let two = from("203.0.113.1").with("x-forwarded-for", "203.0.113.5:1");
+    Challenge::of(&two.send().await);
+    for known in ["203.0.113.1:9", "[2001:db8:1::2]", "203.0.113.9, 203.0.113.3", "203.0.113.4"] {
+        from(known).send().await.problem(429, "too_many");
+    }
+    Challenge::of(&from("unknown").send().await);
+    from("203.0.113.6, _hidden").send().await.problem(429, "too_many");
+}
+
+#[tokio::test]
+async fn a_flood_from_many_addresses_does_not_shut_out_a_client_that_pays() {
+    let app = TestApp::with(|config| {
+        config.payment.unpaid_max = 40;
+        config.http.trusted_proxies = vec![[127, 0, 0, 1].into()];
+    });
+    let film = app.film().await;
+    let from = |client: &str| app.call("GET", &film.segment(1)).with("x-forwarded-for", client);
+    let buys = async || {
+        let challenge = Challenge::of(&from("203.0.113.8").send().await);
+        let credential = challenge.credential(app.pay(&challenge.invoice).await);
+        let reply = from("203.0.113.8").with("authorization", &credential).send().await;
+        assert_eq!(reply.status, 200);
+    };
+    buys().await;
+    let flood = async || {
+        for n in 0..200 {
+            let reply = from(&format!("198.51.{}.1", n % 256)).send().await;
+            if reply.status == 429 {
+                return n;
+            }
+        }
+        panic!("never refused");
+    };
+    assert_eq!(flood().await, 30, "a quarter is kept");
+    for _ in 0..20 {
+        buys().await;
+        assert_eq!(flood().await, 0);
+    }
+    // What is kept is no way around paying: who paid once gets a few of it.
+    let more = (0..20).map(|_| from("203.0.113.8").send());
+    let got = futures::future::join_all(more).await;
+    assert!(got.iter().filter(|reply| reply.status == 402).count() <= 10);
+}
+
+#[tokio::test]
 async fn a_wallet_that_reports_failures_and_never_pays_is_in_debt_like_everybody() {
     let app = TestApp::with(|config| {
         config.payment.unpaid_per_client_max = NonZeroU32::new(5).unwrap();
@@ -211,12 +279,7 @@ async fn requests_that_wait_and_wallets_that_follow_are_bounded_for_each_client(
     let session = Session::of(&app, &film, json!({ "hold_ms": 2_000 })).await;
     let held: Vec<_> =
         (0..2).map(|_| tokio::spawn(app.call("GET", &session.segment(1)).send())).collect();
-    let metric = |name: &str| {
-        let text = app.shared.metrics.text();
-        let line = text.lines().find(|line| line.starts_with(name)).map(str::to_owned);
-        line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok()).unwrap_or_default()
-    };
-    crate::app::until("both wait", || metric("sluice_held_requests ") == 2).await;
+    crate::app::until("both wait", || metric(&app, "sluice_held_requests ") == 2).await;
     let refused = app.get(&session.segment(1)).await;
     refused.problem(429, "too_many");
     assert!(refused.header("retry-after").is_some());
@@ -228,6 +291,145 @@ async fn requests_that_wait_and_wallets_that_follow_are_bounded_for_each_client(
     app.get(&session.invoices).await.problem(429, "too_many");
     drop(two);
     let _two = Events::of(app.call("GET", &session.invoices)).await;
+}
+
+#[tokio::test]
+async fn requests_that_wait_and_wallets_that_follow_are_bounded_in_all_and_who_paid_finds_room() {
+    let app = TestApp::with(|config| {
+        config.payment.held_max = 4;
+        config.payment.streams_max = 4;
+    });
+    let film = app.film().await;
+    let payer = Session::short(&app, &film).await;
+    app.get(&payer.segment(1)).await;
+    pay(&app, &payer.open(&app).await[0]).await;
+    assert_eq!(app.get(&payer.segment(1)).await.status, 200);
+    let session = Session::of(&app, &film, json!({ "hold_ms": 2_000 })).await;
+    let held: Vec<_> =
+        (0..3).map(|_| tokio::spawn(app.call("GET", &session.segment(1)).send())).collect();
+    crate::app::until("three wait", || metric(&app, "sluice_held_requests ") == 3).await;
+    let refused = app.get(&session.segment(1)).await;
+    refused.problem(503, "busy");
+    assert!(refused.header("retry-after").is_some());
+    app.get(&payer.segment(2)).await.problem(402, "payment_required");
+    for reply in held {
+        reply.await.unwrap().problem(402, "payment_required");
+    }
+    let other = Session::short(&app, &film).await;
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(session.events(&app).await);
+    }
+    let refused = app.get(&other.invoices).await;
+    refused.problem(503, "busy");
+    assert!(refused.header("retry-after").is_some());
+    streams.push(payer.events(&app).await);
+}
+
+#[tokio::test]
+async fn a_credential_that_waits_for_its_payment_is_a_held_request_and_stays_good_where_none_may_wait()
+ {
+    let app = TestApp::with(|config| config.payment.held_per_client_max = 1);
+    let film = app.film().await;
+    let challenge = Challenge::of(&app.get(&film.segment(1)).await);
+    let credential = challenge.credential(app.node.pay_silently(&challenge.invoice).unwrap());
+    let show = || app.call("GET", &film.segment(1)).with("authorization", &credential).send();
+    let first = tokio::spawn(show());
+    crate::app::until("it waits", || metric(&app, "sluice_held_requests ") == 1).await;
+    let refused = show().await;
+    refused.problem(429, "too_many");
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(metric(&app, "sluice_challenges_total "), 1, "nothing is asked a second time");
+    app.node.tell();
+    assert_eq!(first.await.unwrap().status, 200);
+    assert_eq!(show().await.status, 200);
+    assert_eq!(metric(&app, "sluice_held_requests "), 0);
+}
+
+#[tokio::test]
+async fn a_credential_that_was_served_and_forgotten_is_not_waited_for() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let credential = bought(&app, &film).await;
+    assert_eq!(with(&app, &film.segment(1), &credential, &[]).await.status, 200);
+    app.advance(Duration::from_secs(8 * 86_400));
+    let now = sluice::runtime::Clock::now_ms(&*app.clock);
+    use sluice::store::Ledger as _;
+    assert_eq!(app.store.sweep(0, now - 7 * 86_400_000, now).unwrap().forgotten, 1);
+    let begun = std::time::Instant::now();
+    Challenge::of(&with(&app, &film.segment(1), &credential, &[]).await);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert_eq!(app.store.unpaid(), 1, "the record does not come back");
+}
+
+#[tokio::test]
+async fn what_is_paid_finds_memory_where_free_media_took_theirs_and_else_waits_and_is_told_to_come_again()
+ {
+    let app = TestApp::with(|config| config.http.body_bytes_max = 4 << 10);
+    let film = app.film().await;
+    let challenge = Challenge::of(&app.get(&film.segment(2)).await);
+    let other = challenge.credential(app.pay(&challenge.invoice).await);
+    let credential = bought(&app, &film).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(app.call("GET", &film.segment(0)).open().await);
+    }
+    let begun = std::time::Instant::now();
+    let free = tokio::spawn(app.call("GET", &film.segment(0)).send());
+    let call = app.call("GET", &film.segment(1)).with("authorization", &credential);
+    open.push(call.open().await);
+    assert_eq!(open[3].status(), 200);
+    let refused = with(&app, &film.segment(2), &other, &[]).await;
+    refused.problem(503, "busy");
+    assert!(refused.header("retry-after").is_some());
+    free.await.unwrap().problem(503, "busy");
+    assert!(begun.elapsed() >= Duration::from_secs(5), "it waits first");
+    assert_eq!(app.ledger().await["viewer_credit_msat"], 2_000, "what is paid stays good");
+    drop(open);
+    assert_eq!(with(&app, &film.segment(2), &other, &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_document_that_comes_too_slowly_is_told_so() {
+    let app = TestApp::with(|config| config.http.document_seconds = 1);
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    for (method, path) in [("POST", "/api/v1/sessions"), ("PATCH", session.control.as_str())] {
+        let first = futures::stream::iter([Ok::<_, std::io::Error>("{")]);
+        let body = futures::StreamExt::chain(first, futures::stream::pending());
+        let call = app.call(method, path).with("content-type", "application/json");
+        call.body(axum::body::Body::from_stream(body)).send().await.problem(408, "too_slow");
+    }
+}
+
+#[tokio::test]
+async fn four_responses_of_one_payment_are_under_way_at_once_and_no_fifth() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let credential = bought(&app, &film).await;
+    let session = Session::short(&app, &film).await;
+    app.get(&session.segment(1)).await;
+    pay(&app, &session.open(&app).await[0]).await;
+    for (path, headers) in [
+        (film.segment(1), vec![("authorization", credential.as_str())]),
+        (session.segment(1), Vec::new()),
+    ] {
+        let call = || {
+            let call = app.call("GET", &path);
+            headers.iter().fold(call, |call, (name, value)| call.with(name, value))
+        };
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            open.push(call().open().await);
+            assert_eq!(open.last().unwrap().status(), 200);
+        }
+        let refused = call().send().await;
+        refused.problem(429, "egress");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+        open.pop();
+        assert_eq!(call().send().await.status, 200);
+    }
+    assert_eq!(app.ledger().await["viewer_credit_msat"], 0);
 }
 
 #[tokio::test]

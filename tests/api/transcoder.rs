@@ -31,11 +31,17 @@ pub enum Script {
 pub struct FakeTranscoder {
     script: Mutex<VecDeque<Script>>,
     orders: Mutex<u32>,
+    large: Mutex<usize>,
 }
 
 impl FakeTranscoder {
     pub fn script(&self, script: impl IntoIterator<Item = Script>) {
         self.script.lock().unwrap().extend(script);
+    }
+
+    /// Segment 1 has at least so many bytes from now on.
+    pub fn large(&self, bytes: usize) {
+        *self.large.lock().unwrap() = bytes;
     }
 
     pub fn orders(&self) -> u32 {
@@ -67,9 +73,17 @@ fn rendition(name: &str) -> Rendition {
     }
 }
 
-async fn write(output: &Path, rendition: &RenditionName, number: Option<u32>) -> (String, u64) {
+async fn write(
+    output: &Path,
+    rendition: &RenditionName,
+    number: Option<u32>,
+    large: usize,
+) -> (String, u64) {
     let name = number.map_or("init.mp4".to_owned(), |number| format!("{number}.m4s"));
-    let (file, bytes) = (format!("{rendition}-{name}"), bytes(rendition.as_str(), number));
+    let (file, mut bytes) = (format!("{rendition}-{name}"), bytes(rendition.as_str(), number));
+    if number == Some(1) && bytes.len() < large {
+        bytes.resize(large, b' ');
+    }
     tokio::fs::write(output.join(&file), &bytes).await.unwrap();
     (file, bytes.len() as u64)
 }
@@ -103,12 +117,13 @@ impl Transcoder for FakeTranscoder {
             audio: true,
         };
         sink.told(Told::Probed(probe)).await?;
+        let large = *self.large.lock().unwrap();
         for name in RENDITIONS {
             let rendition: RenditionName = name.parse().unwrap();
-            let (file, bytes) = write(&order.output, &rendition, None).await;
+            let (file, bytes) = write(&order.output, &rendition, None, 0).await;
             sink.told(Told::Init { rendition: rendition.clone(), file, bytes }).await?;
             for n in 0..SEGMENTS {
-                let (file, bytes) = write(&order.output, &rendition, Some(n)).await;
+                let (file, bytes) = write(&order.output, &rendition, Some(n), large).await;
                 let number = SegmentNumber(n);
                 let rendition = rendition.clone();
                 sink.told(Told::Segment { rendition, number, file, bytes }).await?;

@@ -14,6 +14,16 @@ suite! {
     a_title_moves_only_where_its_state_allows
     a_deleted_title_leaves_nothing
     starts_are_counted
+    the_epoch_of_the_keys_is_kept_and_only_moves_on
+}
+
+fn the_epoch_of_the_keys_is_kept_and_only_moves_on<K: Kind>(books: &mut Books<K>) {
+    assert_eq!(books.key_epoch().unwrap(), 0);
+    books.next_boot().unwrap();
+    assert_eq!(books.rotate_keys().unwrap(), 1);
+    assert_eq!(books.rotate_keys().unwrap(), 2);
+    books.reopen();
+    assert_eq!(books.key_epoch().unwrap(), 2);
 }
 
 fn a_creator_is_found_by_id_and_by_key<K: Kind>(books: &mut Books<K>) {

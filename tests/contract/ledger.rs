@@ -17,6 +17,7 @@ suite! {
     an_excess_is_unclaimed
     an_underpayment_opens_nothing_and_is_not_lost
     money_that_nobody_asked_for_is_unclaimed
+    payments_below_a_satoshi_that_nobody_asked_for_are_one_entry_a_day_and_none_is_booked_twice
     a_second_payment_of_a_hash_is_kept_as_unclaimed
     a_payment_told_again_after_a_failure_credits_nothing
     a_payment_told_again_by_another_boot_credits_nothing
@@ -78,6 +79,46 @@ fn money_that_nobody_asked_for_is_unclaimed<K: Kind>(books: &mut Books<K>) {
     let replayed = books.credit(payment(hash(7), 500, 2), TOLD, 1).unwrap();
     assert_eq!(replayed, Credit::Replayed);
     assert_eq!(books.owed(Account::Unclaimed), 1_000);
+}
+
+fn payments_below_a_satoshi_that_nobody_asked_for_are_one_entry_a_day_and_none_is_booked_twice<
+    K: Kind,
+>(
+    books: &mut Books<K>,
+) {
+    const DAY_MS: u64 = 86_400_000;
+    let dust = |n: u64, boot| payment(hash(u128::from(n)), 900 + n, boot);
+    let sum: u64 = (0..20).map(|n| 900 + n).sum();
+    for (n, at_ms) in (0..20).zip((0..).map(|tenth| tenth * DAY_MS / 10)) {
+        assert_eq!(books.credit(dust(n, 1), TOLD, at_ms).unwrap(), Credit::Unclaimed);
+    }
+    books.reopen();
+    for n in 0..20 {
+        assert_eq!(books.credit(dust(n, 2), TOLD, 3 * DAY_MS).unwrap(), Credit::Replayed);
+    }
+    let ids = |books: &Books<K>| {
+        let entries = books.entries(None, 99).unwrap();
+        entries.into_iter().map(|entry| entry.id).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(books), ["dust:0", "dust:1"]);
+    assert!(books.unclaimed(None, 99).unwrap().is_empty());
+    let sum = i128::from(sum);
+    assert_eq!((books.owed(Account::Unclaimed), books.owed(Account::ChannelFunds)), (sum, -sum));
+    let all = books.entries(None, 99).unwrap();
+    let funds = all.iter().flat_map(|entry| &entry.postings);
+    let funds = funds.filter(|(account, _)| *account == Account::ChannelFunds);
+    assert_eq!(funds.map(|(_, amount)| amount).sum::<i128>(), sum, "the entries say the same");
+    // One of them was for an invoice, whose record comes back late.
+    books.restore(None, &invoice(5, 905)).unwrap();
+    let proof = books.credit(payment(hash(5), 905, 0), Origin::Proof, 5).unwrap();
+    assert!(matches!(proof, Credit::Applied(_)), "{proof:?}");
+    assert_eq!(
+        (books.owed(Account::Unclaimed), books.owed(Account::ViewerCredit)),
+        (sum - 905, 905)
+    );
+    // A whole satoshi is listed.
+    books.credit(payment(hash(30), 1_000, 2), TOLD, 1).unwrap();
+    assert_eq!(books.unclaimed(None, 99).unwrap().len(), 1);
 }
 
 fn a_second_payment_of_a_hash_is_kept_as_unclaimed<K: Kind>(books: &mut Books<K>) {

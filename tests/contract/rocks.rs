@@ -2,7 +2,7 @@
 
 use sluice::store::memory::Memory;
 use sluice::store::rocks::Rocks;
-use sluice::store::{Error, Ledger as _, Store};
+use sluice::store::{Error, Ledger as _, Storage as _, Store};
 
 use crate::books::{TOLD, invoice, payment};
 
@@ -67,4 +67,19 @@ fn both_engines_keep_the_same_books() {
     }
     assert_eq!(rocks.entries(None, 99).unwrap(), memory.entries(None, 99).unwrap());
     assert_eq!(rocks.balances().unwrap(), memory.balances().unwrap());
+}
+
+#[tokio::test]
+async fn keys_are_rotated_in_the_database_of_a_server_that_is_stopped() {
+    let directory = tempfile::tempdir().unwrap();
+    let rotate = || sluice::app::rotate_keys(directory.path());
+    let nothing = rotate().await.unwrap_err().to_string();
+    assert!(nothing.contains("data_dir") && !directory.path().join("db").exists(), "{nothing}");
+    let store = Store::new(Rocks::open(&directory.path().join("db")).unwrap());
+    assert!(rotate().await.is_err(), "a database in use");
+    assert_eq!(store.key_epoch().unwrap(), 0);
+    drop(store);
+    assert_eq!((rotate().await.unwrap(), rotate().await.unwrap()), (1, 2));
+    let store = Store::new(Rocks::open(&directory.path().join("db")).unwrap());
+    assert_eq!(store.key_epoch().unwrap(), 2);
 }

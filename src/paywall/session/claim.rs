@@ -30,10 +30,15 @@ impl SessionGate {
         }
         let mut listener = parts.bells.listen(Wake::Session(session.id));
         let deadline = tokio::time::Instant::now() + PROOF_AFTER;
+        let mut held = None;
         loop {
             match parts.store.invoice(&receipt.hash)? {
                 None => break,
                 Some(invoice) if invoice.progress != Progress::Open => return Ok(()),
+                Some(_) if held.is_none() => {
+                    let place = self.place(&self.paywall.held, session, client, "hold")?;
+                    held = Some((place, parts.metrics.hold()));
+                }
                 Some(_) => {}
             }
             tokio::select! {
@@ -41,6 +46,7 @@ impl SessionGate {
                 () = tokio::time::sleep_until(deadline) => break,
             }
         }
+        drop(held);
         let split = match split {
             Some(split) => split,
             None => match parts.store.session_record(session.id)? {

@@ -49,7 +49,7 @@ impl SessionGate {
         for due in due {
             // Who has paid here before is served first, and bounded by the window and by what it pays.
             if new {
-                self.paywall.limit_in_all()?;
+                self.paywall.limit_in_all(live.client)?;
             }
             let minted = self.paywall.mint(due.amount)?;
             if new && let Some(client) = live.client {
