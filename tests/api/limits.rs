@@ -365,21 +365,28 @@ async fn a_credential_that_was_served_and_forgotten_is_not_waited_for() {
 #[tokio::test]
 async fn what_is_paid_finds_memory_where_free_media_took_theirs_and_else_waits_and_is_told_to_come_again()
  {
-    let app = TestApp::with(|config| config.http.body_bytes_max = 4 << 10);
+    let app = TestApp::with(|config| {
+        config.http.body_bytes_max = 4 << 10;
+        config.http.trusted_proxies = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+    });
+    // Each has an eighth, or one segment: so each of these is another's.
+    let from = |n: usize, path: &str| {
+        app.call("GET", path).with("x-forwarded-for", &format!("203.0.113.{n}"))
+    };
     let film = app.film().await;
     let challenge = Challenge::of(&app.get(&film.segment(2)).await);
     let other = challenge.credential(app.pay(&challenge.invoice).await);
     let credential = bought(&app, &film).await;
     let mut open = Vec::new();
-    for _ in 0..3 {
-        open.push(app.call("GET", &film.segment(0)).open().await);
+    for n in 0..3 {
+        open.push(from(n, &film.segment(0)).open().await);
     }
     let begun = std::time::Instant::now();
-    let free = tokio::spawn(app.call("GET", &film.segment(0)).send());
-    let call = app.call("GET", &film.segment(1)).with("authorization", &credential);
+    let free = tokio::spawn(from(3, &film.segment(0)).send());
+    let call = from(4, &film.segment(1)).with("authorization", &credential);
     open.push(call.open().await);
     assert_eq!(open[3].status(), 200);
-    let refused = with(&app, &film.segment(2), &other, &[]).await;
+    let refused = from(5, &film.segment(2)).with("authorization", &other).send().await;
     refused.problem(503, "busy");
     assert!(refused.header("retry-after").is_some());
     free.await.unwrap().problem(503, "busy");
