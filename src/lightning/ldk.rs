@@ -8,6 +8,7 @@ mod convert;
 mod hints;
 mod log;
 
+use std::collections::HashSet;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +55,9 @@ pub struct LdkNode {
     hints: Hints,
     network: Network,
     receiving: Mutex<Receiving>,
+    /// Payments that LDK gave up at once, perhaps before ldk-node recorded them: such a record says "pending" for ever. Each stays until it
+    /// is sent again or forgotten.
+    failed: Mutex<HashSet<PaymentHash>>,
     stopped: AtomicBool,
     failure: watch::Receiver<Option<String>>,
 }
@@ -122,6 +126,7 @@ pub async fn start(
         hints: Hints::default(),
         network: options.network,
         receiving: Mutex::new(Receiving { tellings: Tellings::new(boot, kept), told: false }),
+        failed: Mutex::default(),
         stopped: AtomicBool::new(false),
         failure,
     };
@@ -242,6 +247,10 @@ impl LdkNode {
         (keysend && record.direction == PaymentDirection::Inbound).then_some(*id)
     }
 
+    fn is_abandoned(&self, hash: &PaymentHash) -> bool {
+        lock(&self.failed).contains(hash)
+    }
+
     fn receiving(&self) -> MutexGuard<'_, Receiving> {
         lock(&self.receiving)
     }
@@ -282,6 +291,9 @@ impl Receiver for LdkNode {
         };
         if matches!(event, Event::ChannelReady { .. } | Event::ChannelClosed { .. }) {
             self.hints.expire();
+        }
+        if let Event::SendFailed { hash: Some(hash), .. } = &event {
+            lock(&self.failed).insert(*hash);
         }
         event
     }
@@ -348,6 +360,12 @@ impl Sender for LdkNode {
             return Err(malformed("the invoice is this node's own"));
         }
         let route = Some(route_parameters(fee_max));
+        let hash: &[u8; 32] = invoice.payment_hash().as_ref();
+        let hash = PaymentHash::new(*hash);
+        if self.is_abandoned(&hash) {
+            // ldk-node would refuse what its record says is on its way.
+            self.forget(&hash).await?;
+        }
         let id = self.call(move |node| node.bolt11_payment().send(&invoice, route)).await?;
         Ok(PaymentHash::new(id.0))
     }
@@ -356,12 +374,17 @@ impl Sender for LdkNode {
         self.node
             .payment(&Self::payment_id(hash))
             .filter(|payment| payment.direction == PaymentDirection::Outbound)
-            .map_or(Outgoing::Unknown, |payment| convert::outgoing(&payment))
+            .map_or(Outgoing::Unknown, |payment| match convert::outgoing(&payment) {
+                Outgoing::Pending if self.is_abandoned(hash) => Outgoing::Failed,
+                outcome => outcome,
+            })
     }
 
     async fn forget(&self, hash: &PaymentHash) -> Result<(), Error> {
         let id = Self::payment_id(hash);
-        self.call(move |node| node.remove_payment(&id)).await
+        self.call(move |node| node.remove_payment(&id)).await?;
+        lock(&self.failed).remove(hash);
+        Ok(())
     }
 }
 
