@@ -8,7 +8,7 @@ mod convert;
 mod hints;
 mod log;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,11 +55,19 @@ pub struct LdkNode {
     hints: Hints,
     network: Network,
     receiving: Mutex<Receiving>,
-    /// Payments that LDK gave up at once, perhaps before ldk-node recorded them: such a record says "pending" for ever. Each stays until it
-    /// is sent again or forgotten.
-    failed: Mutex<HashSet<PaymentHash>>,
+    /// What became of the invoices that this process sent: what LDK gives up at once may fail before ldk-node has recorded it, and such a
+    /// record says "pending" for ever. Each stays until it arrives or is forgotten.
+    attempts: Mutex<HashMap<PaymentHash, Attempts>>,
     stopped: AtomicBool,
     failure: watch::Receiver<Option<String>>,
+}
+
+/// How often an invoice was sent, and how often the event has told that it failed. The two are counted because a failure may be told after the
+/// next attempt has begun.
+#[derive(Default)]
+struct Attempts {
+    sent: u32,
+    failed: u32,
 }
 
 /// What the one consumer of events has reached.
@@ -126,7 +134,7 @@ pub async fn start(
         hints: Hints::default(),
         network: options.network,
         receiving: Mutex::new(Receiving { tellings: Tellings::new(boot, kept), told: false }),
-        failed: Mutex::default(),
+        attempts: Mutex::default(),
         stopped: AtomicBool::new(false),
         failure,
     };
@@ -247,8 +255,9 @@ impl LdkNode {
         (keysend && record.direction == PaymentDirection::Inbound).then_some(*id)
     }
 
+    /// Whether all attempts of this process to pay an invoice have failed for good.
     fn is_abandoned(&self, hash: &PaymentHash) -> bool {
-        lock(&self.failed).contains(hash)
+        lock(&self.attempts).get(hash).is_some_and(|of| of.sent > 0 && of.failed >= of.sent)
     }
 
     fn receiving(&self) -> MutexGuard<'_, Receiving> {
@@ -284,16 +293,24 @@ impl Issuer for LdkNode {
 impl Receiver for LdkNode {
     async fn next(&self) -> Event {
         let event = self.node.next_event_async().await;
-        let event = {
+        let (event, told_before) = {
             let mut receiving = self.receiving();
-            receiving.told = true;
-            convert::event(event, &receiving.tellings)
+            let told_before = std::mem::replace(&mut receiving.told, true);
+            (convert::event(event, &receiving.tellings), told_before)
         };
         if matches!(event, Event::ChannelReady { .. } | Event::ChannelClosed { .. }) {
             self.hints.expire();
         }
-        if let Event::SendFailed { hash: Some(hash), .. } = &event {
-            lock(&self.failed).insert(*hash);
+        match &event {
+            Event::Sent { hash, .. } => {
+                lock(&self.attempts).remove(hash);
+            }
+            Event::SendFailed { hash: Some(hash), .. } if !told_before => {
+                if let Some(attempts) = lock(&self.attempts).get_mut(hash) {
+                    attempts.failed = attempts.failed.saturating_add(1);
+                }
+            }
+            _ => {}
         }
         event
     }
@@ -366,8 +383,22 @@ impl Sender for LdkNode {
             // ldk-node would refuse what its record says is on its way.
             self.forget(&hash).await?;
         }
-        let id = self.call(move |node| node.bolt11_payment().send(&invoice, route)).await?;
-        Ok(PaymentHash::new(id.0))
+        // Before it is sent: its failure may be told before the call is back.
+        let attempt = |change: fn(u32) -> u32| {
+            let mut attempts = lock(&self.attempts);
+            let of = attempts.entry(hash).or_default();
+            of.sent = change(of.sent);
+            if of.sent == 0 {
+                attempts.remove(&hash);
+            }
+        };
+        attempt(|sent| sent.saturating_add(1));
+        let sent = self.call(move |node| node.bolt11_payment().send(&invoice, route)).await;
+        if sent.is_err() {
+            // Nothing was sent, and no event comes.
+            attempt(|sent| sent.saturating_sub(1));
+        }
+        sent.map(|id| PaymentHash::new(id.0))
     }
 
     async fn outgoing(&self, hash: &PaymentHash) -> Outgoing {
@@ -383,7 +414,7 @@ impl Sender for LdkNode {
     async fn forget(&self, hash: &PaymentHash) -> Result<(), Error> {
         let id = Self::payment_id(hash);
         self.call(move |node| node.remove_payment(&id)).await?;
-        lock(&self.failed).remove(hash);
+        lock(&self.attempts).remove(hash);
         Ok(())
     }
 }
