@@ -1,16 +1,21 @@
 //! Segments bought end to end, each by its own payment: the 402, the payment, the last byte of the 200. Beside it the same payers pay as many
 //! invoices of the same server and redeem nothing, turn by turn in one run: that is what the nodes and the store allow.
 //!
-//! `make bench ARGS="--bench purchases"`
+//! `make bench ARGS="--bench purchases"`; `SLUICE_LOG=ldk=debug` shows what the payers' nodes do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::print_stdout, missing_docs, dead_code)]
 
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
 use futures::{StreamExt as _, stream};
 use serde_json::json;
 use sluice::domain::amount::Msat;
 use sluice::lightning::{Error, OpenChannel};
+use sluice::store::rocks::Rocks;
+use sluice::store::{NodeKey, NodeState as _, Store};
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 #[path = "common/figures.rs"]
@@ -24,54 +29,83 @@ use world::server::Settings;
 use world::wallet::Wallet;
 use world::{CHANNEL_SAT, MATURITY, WITHIN, World, until};
 
-/// LDK holds 50 HTLCs in a channel at most, and a slot comes free only some messages after its payment.
+/// Payments that a payer has under way, on both sides: LDK holds 50 HTLCs in a channel at most, and a slot comes free only some messages
+/// after its payment.
 const IN_FLIGHT: usize = 40;
-/// A slot comes free within this.
-const RETRY: Duration = Duration::from_millis(5);
+/// Purchases that a payer has begun, on both sides: those beyond `IN_FLIGHT` ask for a price or read their bytes meanwhile.
+const UNDER_WAY: usize = 48;
+/// A payment that failed for want of a slot is sent again after this.
+const RETRY: Duration = Duration::from_millis(20);
 /// Purchases of a round, for each payer.
-const PURCHASES: usize = 120;
+const PURCHASES: usize = 400;
+
+/// A wallet, and how many of its payments may be under way.
+struct Payer<'a> {
+    wallet: &'a Wallet,
+    slots: Semaphore,
+}
+
+impl<'a> Payer<'a> {
+    fn new(wallet: &'a Wallet) -> Self {
+        Self { wallet, slots: Semaphore::new(IN_FLIGHT) }
+    }
+}
 
 struct Shop<'a> {
     client: Client,
     segments: &'a [String],
-    payers: Vec<&'a Wallet>,
+    payers: Vec<Payer<'a>>,
+    /// Payments that were sent again, and of those the ones that had left and failed on their way.
+    again: Cell<usize>,
+    failed: Cell<usize>,
 }
 
-impl Shop<'_> {
+impl<'a> Shop<'a> {
+    fn new(client: Client, segments: &'a [String], payers: Vec<Payer<'a>>) -> Self {
+        Self { client, segments, payers, again: Cell::new(0), failed: Cell::new(0) }
+    }
+
     async fn challenge(&self, n: usize) -> Challenge {
         self.client.challenge(&self.segments[n % self.segments.len()]).await.expect("a price")
     }
 
-    /// Pays as a wallet does: a channel whose slots are all taken for a moment is tried again.
-    async fn proof(&self, n: usize, bolt11: &str) -> String {
-        let payer = self.payers[n % self.payers.len()];
+    /// Pays as a wallet does: what failed for good is sent again, because a channel's slots may all be taken for a moment.
+    async fn proof(&self, payer: &Payer<'_>, bolt11: &str) -> String {
+        let _slot = payer.slots.acquire().await.expect("it is never closed");
         let begun = Instant::now();
-        let hash = loop {
-            match payer.send(bolt11).await {
-                Ok(hash) => break hash,
-                Err(Error::NoRoute) if begun.elapsed() < WITHIN => sleep(RETRY).await,
+        loop {
+            match payer.wallet.send(bolt11).await {
+                Ok(hash) => match payer.wallet.outcome(hash).await {
+                    Some(paid) => return paid.preimage,
+                    None => self.failed.set(self.failed.get() + 1),
+                },
+                Err(Error::NoRoute) => {}
                 Err(error) => panic!("{error}"),
             }
-        };
-        payer.outcome(hash).await.expect("the payment arrives").preimage
+            assert!(begun.elapsed() < WITHIN, "a payment fails again and again");
+            self.again.set(self.again.get() + 1);
+            sleep(RETRY).await;
+        }
     }
 
     /// All payers at once, each with so many under way; how many a second.
-    async fn per_second<F: Future>(&self, one: impl Fn(usize) -> F) -> f64 {
-        let all = PURCHASES * self.payers.len();
+    async fn per_second<F: Future>(&self, one: impl Fn(usize, usize) -> F) -> f64 {
+        let one = &one;
         let begun = Instant::now();
-        stream::iter(0..all)
-            .map(&one)
-            .buffer_unordered(IN_FLIGHT * self.payers.len())
-            .for_each(async |_| {})
-            .await;
-        all as f64 / begun.elapsed().as_secs_f64()
+        let each = (0..self.payers.len()).map(|payer| {
+            stream::iter(0..PURCHASES)
+                .map(move |n| one(payer, n))
+                .buffer_unordered(UNDER_WAY)
+                .for_each(async |_| {})
+        });
+        join_all(each).await;
+        (PURCHASES * self.payers.len()) as f64 / begun.elapsed().as_secs_f64()
     }
 
     async fn buy(&self) -> f64 {
-        self.per_second(async |n| {
+        self.per_second(async |payer, n| {
             let asked = self.challenge(n).await;
-            let preimage = self.proof(n, &asked.invoice).await;
+            let preimage = self.proof(&self.payers[payer], &asked.invoice).await;
             let segment = &self.segments[n % self.segments.len()];
             self.client.redeem(segment, &asked.credential(&preimage)).await;
         })
@@ -85,8 +119,8 @@ impl Shop<'_> {
             invoices.push(self.challenge(n).await.invoice);
         }
         let invoices = &invoices;
-        self.per_second(async |n| {
-            self.proof(n, &invoices[n]).await;
+        self.per_second(async |payer, n| {
+            self.proof(&self.payers[payer], &invoices[payer * PURCHASES + n]).await;
         })
         .await
     }
@@ -102,7 +136,24 @@ impl Shop<'_> {
             }
         }
         compare(what, "segments/s", &bought, &paid, Goal::AtLeast(0.9));
+        let all = 2 * (ROUNDS + 1) * PURCHASES * self.payers.len();
+        let (again, failed) = (self.again.get(), self.failed.get());
+        println!(
+            "  of {all} payments {again} were sent again, {failed} of them after they had left"
+        );
     }
+}
+
+/// Bytes of the server's record of its busiest channel: LDK keeps something of each payment for as long as the channel lives.
+async fn largest_monitor(world: &mut World) -> usize {
+    world.server.stop().await;
+    let store = Store::new(Rocks::open(&world.server.data_dir.join("db")).unwrap());
+    let names = store.list("monitors", "").unwrap();
+    let size = |name: String| {
+        let (primary, secondary) = ("monitors".to_owned(), String::new());
+        store.read(&NodeKey { primary, secondary, key: name }).unwrap().map_or(0, |it| it.len())
+    };
+    names.into_iter().map(size).max().unwrap_or_default()
 }
 
 /// A further payer with a channel of its own.
@@ -113,13 +164,27 @@ async fn payer(world: &World, number: usize) -> Wallet {
     wallet
 }
 
+/// All payers of a bench are one client, which a server bounds.
+async fn allow_one_client_all(world: &mut World) {
+    world.server.stop().await;
+    let text = std::fs::read_to_string(&world.server.config).unwrap();
+    let text = text.replace("[http]", "[http]\nconnections_per_client_max = 1024").replace(
+        "[payment]",
+        "[payment]\nunpaid_per_client_max = 200000\nchallenges_per_second = 100000",
+    );
+    std::fs::write(&world.server.config, text).unwrap();
+    world.server.start(&[]).await;
+    world.reconnect().await;
+}
+
 async fn run() {
     let settings = Settings { payout_seconds: 86_400, ..Settings::default() };
-    let (world, video, _) = World::with_the_clip(&settings).await;
+    let (mut world, video, _) = World::with_the_clip(&settings).await;
+    allow_one_client_all(&mut world).await;
     let client = world.server.anybody();
     let renditions = client.renditions(&format!("/hls/{video}/index.m3u8")).await;
     let segments = &renditions[0].segments[1..];
-    let one = Shop { client: world.server.anybody(), segments, payers: vec![&world.viewer] };
+    let one = Shop::new(world.server.anybody(), segments, vec![Payer::new(&world.viewer)]);
     one.measure("one channel, 40 in flight").await;
 
     let mut more = Vec::new();
@@ -160,15 +225,24 @@ async fn run() {
         })
         .await;
     }
-    let payers = std::iter::once(&world.viewer).chain(&more).collect();
-    let ten = Shop { client: world.server.anybody(), segments, payers };
+    let payers = std::iter::once(&world.viewer).chain(&more).map(Payer::new).collect();
+    let ten = Shop::new(world.server.anybody(), segments, payers);
     ten.measure("ten payers, 400 in flight").await;
+    drop(ten);
     for wallet in &more {
         wallet.stop().await;
     }
+    let bytes = largest_monitor(&mut world).await;
+    println!(
+        "  the server's record of the first channel takes {bytes} bytes after {} payments",
+        4 * (ROUNDS + 1) * PURCHASES
+    );
 }
 
 fn main() {
+    if let Ok(filter) = std::env::var("SLUICE_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(run());
 }

@@ -7,7 +7,6 @@
 #![allow(clippy::print_stdout, missing_docs, dead_code)]
 
 use std::io::{BufRead as _, BufReader};
-use std::num::NonZeroU32;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,23 +17,18 @@ use axum::routing::post;
 use futures::StreamExt as _;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value, json};
-use sluice::app::{Pieces, assemble};
-use sluice::blobs::Blobs;
-use sluice::config::Config;
 use sluice::http::router;
-use sluice::lightning::Network;
-use sluice::lightning::fake::FakeNode;
-use sluice::media::worker::Worker;
-use sluice::runtime::{SystemClock, Tasks};
-use sluice::store::Storage as _;
 use tokio::net::TcpListener;
 
 #[path = "common/figures.rs"]
 mod figures;
 #[path = "common/film.rs"]
 mod film;
+#[path = "common/gate.rs"]
+mod gate;
 
 use figures::{ms, quantile};
+use gate::Gate;
 
 const SESSIONS: usize = 1_000;
 /// Each plays so many segments, one in `SEGMENT_MS`, while it is measured.
@@ -48,31 +42,7 @@ fn allow_open_files() {
 
 /// The server: the whole of it but Lightning, and a way to have invoices paid.
 async fn serve(dir: &Path) {
-    let store = Arc::new(film::prepare(dir));
-    let blobs = Blobs::on_disk(&dir.join("media")).unwrap();
-    let film = film::publish(&*store, &blobs, 10, 1_800, 1_000).await;
-    let mut config = Config::default();
-    config.lightning.network = Network::Regtest;
-    config.payment.challenges_per_client_per_minute = NonZeroU32::MAX;
-    config.payment.challenges_per_second = NonZeroU32::MAX;
-    // All viewers of a bench have one address.
-    config.http.connections_per_client_max = config.http.connections_max;
-    config.payment.sessions_per_client_max = config.payment.sessions_max;
-    config.payment.streams_per_client_max = config.payment.streams_max;
-    config.payment.held_per_client_max = config.payment.held_max;
-    let node = Arc::new(FakeNode::new(Network::Regtest).unwrap());
-    let tasks = Tasks::default();
-    let pieces = Pieces {
-        store: Arc::clone(&store),
-        node: Arc::clone(&node),
-        seed: film::SEED,
-        boot: store.next_boot().unwrap(),
-        blobs,
-        transcoder: Arc::new(Worker::new(config.media.clone())),
-        clock: Arc::new(SystemClock),
-        spool: dir.to_owned(),
-    };
-    let shared = assemble(pieces, &config, &tasks).unwrap();
+    let Gate { shared, node, film, config, tasks, .. } = Gate::open(dir, 1_800, 1_000).await;
     let pay = post(move |invoice: String| async move { node.pay(&invoice).map(|_| ()).unwrap() });
     let router = router(Arc::clone(&shared)).merge(Router::new().route("/pay", pay));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -7,8 +7,13 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sluice::blobs::Blobs;
-use sluice::store::{Ledger as _, Redeem, Storage as _};
+use sluice::config::Config;
+use sluice::domain::ledger::Account;
+use sluice::paywall::limits::LATE_SECONDS;
+use sluice::store::{Ledger as _, Redeem, Storage as _, Store};
 
+#[path = "common/bulk.rs"]
+mod bulk;
 #[path = "common/figures.rs"]
 mod figures;
 #[path = "common/film.rs"]
@@ -16,28 +21,44 @@ mod film;
 #[path = "../tests/regtest/world.rs"]
 mod world;
 
+use bulk::Bulk;
 use figures::{ROUNDS, median};
 use world::server::{Serving, Settings, resident_kib};
 
 const PAYMENTS: usize = 1_000_000;
-/// Paid, credited and redeemed at a time.
-const BATCH: usize = 10_000;
+/// In which they came in.
+const TOOK: Duration = Duration::from_secs(30 * 86_400);
+/// Of one moment.
+const BATCH: usize = 1_000;
 
-/// Fills a store through its own verbs: each payment is recorded, credited, redeemed and earned.
+/// Fills a store through its own verbs, with what a server has after that many payments of [`TOOK`], evenly spread: each was recorded, credited,
+/// redeemed and earned, and the invoices that may be forgotten by now are.
 async fn fill(server: &Serving, payments: usize) {
-    let store = film::prepare(&server.data_dir);
+    let store = Store::new(Bulk::new(film::database(&server.data_dir)));
     let blobs = Blobs::on_disk(&server.data_dir.join("media")).unwrap();
     let film = film::publish(&store, &blobs, 10, 64, 1_000).await;
     let begun = Instant::now();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     for done in (0..payments).step_by(BATCH) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
-        for (paid, hash) in film::pay_hashes(&store, film, BATCH.min(payments - done), now) {
-            let outcome = store.redeem(&hash, film.segment(paid), now, 60_000).unwrap();
+        let ago = TOOK * (payments - done) as u32 / payments as u32;
+        let then = (now - ago).as_millis() as u64;
+        for (paid, hash) in film::pay_hashes(&store, film, BATCH.min(payments - done), then) {
+            let outcome = store.redeem(&hash, film.segment(paid), then, 60_000).unwrap();
             assert_eq!(outcome, Redeem::First);
         }
     }
+    let booked = begun.elapsed().as_secs_f64();
+    let redeemable = Duration::from_secs(Config::default().payment.redeem_seconds);
+    let (kept_ms, now_ms) = ((now - redeemable).as_millis() as u64, now.as_millis() as u64);
+    let swept = store.sweep(now.as_secs() - LATE_SECONDS, kept_ms, now_ms).unwrap();
     store.flush().unwrap();
-    println!("{payments} payments booked in {:.0} s", begun.elapsed().as_secs_f64());
+    let balance = store.balances().unwrap();
+    assert_eq!(balance.of(Account::ViewerCredit), 0);
+    println!(
+        "{payments} payments booked in {booked:.0} s, {} invoices forgotten in {:.0} s",
+        swept.forgotten,
+        begun.elapsed().as_secs_f64() - booked
+    );
 }
 
 /// From the executable's start until it answers that it is alive.

@@ -52,9 +52,14 @@ impl Film {
 
 /// A data directory with a seed and a store.
 pub fn prepare(data_dir: &Path) -> Store<Rocks> {
+    Store::new(database(data_dir))
+}
+
+/// The same without the verbs.
+pub fn database(data_dir: &Path) -> Rocks {
     std::fs::create_dir_all(data_dir.join("media")).unwrap();
     write_private(&data_dir.join("seed"), &SEED).unwrap();
-    Store::new(Rocks::open(&data_dir.join("db")).unwrap())
+    Rocks::open(&data_dir.join("db")).unwrap()
 }
 
 /// Publishes a film in this store, with its bytes.

@@ -8,6 +8,7 @@ mod convert;
 mod hints;
 mod log;
 
+use std::collections::HashMap;
 use std::net::{TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,8 +55,19 @@ pub struct LdkNode {
     hints: Hints,
     network: Network,
     receiving: Mutex<Receiving>,
+    /// What became of the invoices that this process sent: what LDK gives up at once may fail before ldk-node has recorded it, and such a
+    /// record says "pending" for ever. Each stays until it arrives or is forgotten.
+    attempts: Mutex<HashMap<PaymentHash, Attempts>>,
     stopped: AtomicBool,
     failure: watch::Receiver<Option<String>>,
+}
+
+/// How often an invoice was sent, and how often the event has told that it failed. The two are counted because a failure may be told after the
+/// next attempt has begun.
+#[derive(Default)]
+struct Attempts {
+    sent: u32,
+    failed: u32,
 }
 
 /// What the one consumer of events has reached.
@@ -122,6 +134,7 @@ pub async fn start(
         hints: Hints::default(),
         network: options.network,
         receiving: Mutex::new(Receiving { tellings: Tellings::new(boot, kept), told: false }),
+        attempts: Mutex::default(),
         stopped: AtomicBool::new(false),
         failure,
     };
@@ -242,6 +255,11 @@ impl LdkNode {
         (keysend && record.direction == PaymentDirection::Inbound).then_some(*id)
     }
 
+    /// Whether all attempts of this process to pay an invoice have failed for good.
+    fn is_abandoned(&self, hash: &PaymentHash) -> bool {
+        lock(&self.attempts).get(hash).is_some_and(|of| of.sent > 0 && of.failed >= of.sent)
+    }
+
     fn receiving(&self) -> MutexGuard<'_, Receiving> {
         lock(&self.receiving)
     }
@@ -275,13 +293,24 @@ impl Issuer for LdkNode {
 impl Receiver for LdkNode {
     async fn next(&self) -> Event {
         let event = self.node.next_event_async().await;
-        let event = {
+        let (event, told_before) = {
             let mut receiving = self.receiving();
-            receiving.told = true;
-            convert::event(event, &receiving.tellings)
+            let told_before = std::mem::replace(&mut receiving.told, true);
+            (convert::event(event, &receiving.tellings), told_before)
         };
         if matches!(event, Event::ChannelReady { .. } | Event::ChannelClosed { .. }) {
             self.hints.expire();
+        }
+        match &event {
+            Event::Sent { hash, .. } => {
+                lock(&self.attempts).remove(hash);
+            }
+            Event::SendFailed { hash: Some(hash), .. } if !told_before => {
+                if let Some(attempts) = lock(&self.attempts).get_mut(hash) {
+                    attempts.failed = attempts.failed.saturating_add(1);
+                }
+            }
+            _ => {}
         }
         event
     }
@@ -348,20 +377,45 @@ impl Sender for LdkNode {
             return Err(malformed("the invoice is this node's own"));
         }
         let route = Some(route_parameters(fee_max));
-        let id = self.call(move |node| node.bolt11_payment().send(&invoice, route)).await?;
-        Ok(PaymentHash::new(id.0))
+        let hash: &[u8; 32] = invoice.payment_hash().as_ref();
+        let hash = PaymentHash::new(*hash);
+        if self.is_abandoned(&hash) {
+            // ldk-node would refuse what its record says is on its way.
+            self.forget(&hash).await?;
+        }
+        // Before it is sent: its failure may be told before the call is back.
+        let attempt = |change: fn(u32) -> u32| {
+            let mut attempts = lock(&self.attempts);
+            let of = attempts.entry(hash).or_default();
+            of.sent = change(of.sent);
+            if of.sent == 0 {
+                attempts.remove(&hash);
+            }
+        };
+        attempt(|sent| sent.saturating_add(1));
+        let sent = self.call(move |node| node.bolt11_payment().send(&invoice, route)).await;
+        if sent.is_err() {
+            // Nothing was sent, and no event comes.
+            attempt(|sent| sent.saturating_sub(1));
+        }
+        sent.map(|id| PaymentHash::new(id.0))
     }
 
     async fn outgoing(&self, hash: &PaymentHash) -> Outgoing {
         self.node
             .payment(&Self::payment_id(hash))
             .filter(|payment| payment.direction == PaymentDirection::Outbound)
-            .map_or(Outgoing::Unknown, |payment| convert::outgoing(&payment))
+            .map_or(Outgoing::Unknown, |payment| match convert::outgoing(&payment) {
+                Outgoing::Pending if self.is_abandoned(hash) => Outgoing::Failed,
+                outcome => outcome,
+            })
     }
 
     async fn forget(&self, hash: &PaymentHash) -> Result<(), Error> {
         let id = Self::payment_id(hash);
-        self.call(move |node| node.remove_payment(&id)).await
+        self.call(move |node| node.remove_payment(&id)).await?;
+        lock(&self.attempts).remove(hash);
+        Ok(())
     }
 }
 

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use sluice::domain::amount::Msat;
 use sluice::domain::id::{NodeId, Preimage};
 use sluice::lightning::fake::FakeNode;
 use sluice::lightning::ldk::{self, LdkNode};
 use sluice::lightning::regtest::Bitcoind;
-use sluice::lightning::{Issuer as _, Network, Node, OpenChannel, Operator as _, Options};
+use sluice::lightning::{Error, Issuer as _, Network, Node, OpenChannel, Operator as _, Options};
 use sluice::store::Store;
 use sluice::store::memory::Memory;
 use tempfile::TempDir;
@@ -130,5 +131,29 @@ impl Pair for Channel {
 async fn a_real_node_keeps_the_contract() {
     let mut channel = Channel::new().await;
     lightning::keeps_the_contract(&mut channel).await;
+    channel.peer.stop().await;
+}
+
+/// A channel holds 50 HTLCs, and LDK gives up at once what finds no place: also then a payment comes to an end, and may be sent again.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_more_payments_than_a_channel_has_slots_none_stays_pending() {
+    const PAYMENTS: usize = 300;
+    let channel = Channel::new().await;
+    let invoices: Vec<_> = (0..PAYMENTS)
+        .map(|_| channel.node.mint(Msat::new(1_000), EXPIRY).unwrap().bolt11)
+        .collect();
+    let pay = async |bolt11: &String| {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match channel.peer.send(bolt11).await {
+                Ok(hash) if channel.peer.outcome(hash).await.is_some() => return tries,
+                Ok(_) | Err(Error::NoRoute) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    let tries: usize = join_all(invoices.iter().map(pay)).await.into_iter().sum();
+    assert!(tries > PAYMENTS, "the slots were never all taken");
     channel.peer.stop().await;
 }

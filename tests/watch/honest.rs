@@ -167,6 +167,18 @@ async fn budgets_hold_and_what_was_paid_is_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_whose_fees_are_twice_above_the_cap_is_not_used_any_more() {
+    let (server, kept) = (Server::start().await, kept());
+    let wallet = TestWallet::new(&server.node).charging(5_000);
+    let order = Order { max: Some(Msat::new(1_000_000)), ..saving(&server, &kept) };
+    let (receipt, _) = watched(&order, &wallet).await;
+    let end = format!("{:?}", receipt.end);
+    assert!(matches!(receipt.end, End::Wallet(_)) && end.contains("5 sat"), "{end}");
+    assert_eq!(wallet.asked(), 2);
+    assert_eq!((receipt.paid_msat, receipt.fee_msat), (Msat::new(4_000), Msat::new(10_000)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_price_above_the_minutes_budget_is_not_even_asked_about() {
     let server = Server::start().await;
     let wallet = TestWallet::new(&server.node);

@@ -34,6 +34,8 @@ pub struct Lies {
     pub bytes: fn(u32) -> Option<Vec<u8>>,
     /// Whether media is given without a payment.
     pub gives: bool,
+    /// How many reports are answered with a 503 before one is heard.
+    pub deaf: u32,
 }
 
 pub struct Liar {
@@ -53,6 +55,7 @@ struct Shared {
     lies: Lies,
     stream: Mutex<Option<mpsc::UnboundedReceiver<Bytes>>>,
     ended: Arc<AtomicU32>,
+    reports: AtomicU32,
     failed: Arc<Mutex<Vec<String>>>,
     resumed: Arc<Mutex<Vec<Option<String>>>>,
 }
@@ -81,6 +84,7 @@ impl Liar {
             media: format!("#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n{media}#EXT-X-ENDLIST\n").into(),
             bytes: |n| Some(segment("240p", n)),
             gives: false,
+            deaf: 0,
         };
         change(&mut lies);
         let (events, stream) = mpsc::unbounded_channel();
@@ -89,6 +93,7 @@ impl Liar {
             lies,
             stream: Mutex::new(Some(stream)),
             ended: Arc::clone(&ended),
+            reports: AtomicU32::new(0),
             failed: Arc::clone(&failed),
             resumed: Arc::clone(&resumed),
         };
@@ -159,9 +164,12 @@ async fn end(State(app): App) -> &'static str {
     "{}"
 }
 
-async fn patch(State(app): App, body: String) -> &'static str {
+async fn patch(State(app): App, body: String) -> Response {
+    if app.reports.fetch_add(1, Ordering::SeqCst) < app.lies.deaf {
+        return axum::http::StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     app.failed.lock().unwrap().push(body);
-    "{}"
+    "{}".into_response()
 }
 
 async fn invoices(State(app): App, headers: HeaderMap) -> Response {

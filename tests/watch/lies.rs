@@ -13,7 +13,7 @@ use sluice::lightning::fake::FakeNode;
 use tempfile::TempDir;
 
 use crate::liar::{BREAK, Liar, SEGMENTS, event, invoice_by};
-use crate::wallets::{Remembers, TestWallet};
+use crate::wallets::{Answer, Remembers, TestWallet};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -49,7 +49,7 @@ async fn wrong_invoices_are_never_paid() {
     let other = FakeNode::numbered(Network::Regtest, 9).unwrap();
     let testnet = FakeNode::new(Network::Testnet).unwrap();
     type Lie<'a> = (&'a str, Box<dyn Fn(&Liar) -> Bytes + Send + 'a>);
-    let lies: [Lie<'_>; 10] = [
+    let lies: [Lie<'_>; 12] = [
         ("not signed", Box::new(|_| invoice_by(&other, 0, 2_000, |_| {}))),
         ("another network", Box::new(|_| invoice_by(&testnet, 0, 2_000, |_| {}))),
         ("agreed price", Box::new(|liar| liar.invoice(0, 2_001, |_| {}))),
@@ -58,6 +58,17 @@ async fn wrong_invoices_are_never_paid() {
         (
             "than announced",
             Box::new(|liar| liar.invoice(0, 20_000, |of| of["amount_msat"] = json!(2_000))),
+        ),
+        (
+            "more segments",
+            Box::new(|liar| {
+                let all: Vec<u32> = (0..5_000).collect();
+                liar.invoice(0, 2_000, |of| of["segments"] = json!(all))
+            }),
+        ),
+        (
+            "more segments",
+            Box::new(|liar| liar.invoice(0, 2_000, |of| of["segments"] = json!([0, 0]))),
         ),
         ("no segment", Box::new(|liar| liar.invoice(0, 2_000, |of| of["segments"] = json!([])))),
         ("does not have", Box::new(|liar| liar.invoice(SEGMENTS, 2_000, |_| {}))),
@@ -261,6 +272,34 @@ async fn a_stream_that_breaks_is_resumed_after_its_last_event_and_pays_nothing_t
     let resumed = liar.resumed.lock().unwrap().clone();
     let last = Some("7-1".to_owned());
     assert_eq!(resumed, [None, last.clone(), last]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_payment_is_reported_until_the_server_hears_of_it_and_others_are_paid_meanwhile() {
+    const DEAF: u32 = 3;
+    let liar = Liar::start(|lies| (lies.bytes, lies.deaf) = (|_| None, DEAF)).await;
+    let wallet = TestWallet::new(&liar.node).script([Answer::Fails]);
+    liar.tell(liar.invoice(0, 2_000, |_| {}));
+    liar.tell(liar.invoice(1, 2_000, |_| {}));
+    let dir = tempfile::tempdir().unwrap();
+    let save = Some(dir.path().join("film.mp4"));
+    let order = Order { save, max: Some(Msat::new(20_000)), ..Order::new(&liar.page()) };
+    let heard = async {
+        let begun = Instant::now();
+        let mut paid_before = false;
+        while liar.failed.lock().unwrap().is_empty() {
+            paid_before |= wallet.paid() > 0;
+            assert!(begun.elapsed() < DEADLINE, "the report never arrives");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(paid_before, "a report that waits holds no payment up");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    let screen = Remembers::default();
+    let receipt = watch(&order, &wallet, &screen, heard).await.unwrap();
+    assert_eq!(receipt.end, End::Interrupted);
+    assert_eq!(liar.failed.lock().unwrap().len(), 1, "once heard it is not told again");
+    assert_eq!(wallet.asked(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::check::{Budget, EXPIRY_MARGIN_SECONDS, Standing, Verdict, check, fee_cap};
+use super::check::{Budget, EXPIRY_MARGIN_SECONDS, Standing, Verdict, check, fee_cap, well_formed};
 use super::events::{Event, Offer};
 use super::tariff::{Tariff, Watched, add};
 use crate::domain::amount::Msat;
@@ -16,6 +16,8 @@ const REFUSED_MAX: u32 = 8;
 const QUEUED_MAX: usize = 256;
 /// Invoices in all: each segment some times over, after seeks and failures.
 const BILLS_PER_SEGMENT_MAX: usize = 4;
+/// Fees above the cap, before the wallet is no longer used: it does not keep to the cap, or cannot be told it.
+const DEAR_MAX: u32 = 2;
 const MINUTE_MS: u64 = 60_000;
 
 /// How far an invoice has come.
@@ -48,11 +50,12 @@ pub(super) struct Bill {
 }
 
 impl Bill {
-    /// What it cost, or may cost: a fee that is not known counts as its cap.
-    fn cost(&self) -> (Msat, Msat) {
+    /// What it cost, or may cost: a fee that is not known counts as its cap, or as the dearest that the wallet has told.
+    fn cost(&self, dearest_fee: Msat) -> (Msat, Msat) {
+        let at_most = fee_cap(self.amount).max(dearest_fee);
         match self.state {
-            State::Paid => (self.amount, self.fee.unwrap_or_else(|| fee_cap(self.amount))),
-            State::Paying => (self.amount, fee_cap(self.amount)),
+            State::Paid => (self.amount, self.fee.unwrap_or(at_most)),
+            State::Paying => (self.amount, at_most),
             State::Queued | State::Dropped | State::Failed => (Msat::ZERO, Msat::ZERO),
         }
     }
@@ -124,6 +127,9 @@ pub(super) struct Account {
     /// After a seek, the segment that plays next: what lies elsewhere is not paid.
     position: Option<SegmentNumber>,
     watched: Watched,
+    /// The dearest fee that the wallet has told, and how many were above their caps.
+    dearest_fee: Msat,
+    dear: u32,
     refused: u32,
     /// An invoice has stood the check, which also shows that this machine's clock is right.
     clock_is_right: bool,
@@ -145,6 +151,8 @@ impl Account {
             broken: BTreeSet::new(),
             position: None,
             watched: Watched::new(now_ms),
+            dearest_fee: Msat::ZERO,
+            dear: 0,
             refused: 0,
             clock_is_right: false,
         }
@@ -213,6 +221,7 @@ impl Account {
         if self.known.contains_key(&offer.payment_hash) {
             return Ok(());
         }
+        well_formed(&offer, &self.tariff)?;
         let queued = self.bills.iter().filter(|bill| bill.state == State::Queued).count();
         let segments = usize::try_from(self.tariff.timeline.segments()).unwrap_or(usize::MAX);
         let most = segments.saturating_mul(BILLS_PER_SEGMENT_MAX).saturating_add(QUEUED_MAX);
@@ -309,6 +318,7 @@ impl Account {
             watched_ms: self.watched.until(now_ms),
             served: self.served.clone(),
             open: self.covered(),
+            dearest_fee: self.dearest_fee,
             ..Standing::default()
         };
         let mut paid = Msat::ZERO;
@@ -316,7 +326,7 @@ impl Account {
             if at == of {
                 continue;
             }
-            let (asked, fee) = bill.cost();
+            let (asked, fee) = bill.cost(self.dearest_fee);
             standing.asked = add(standing.asked, asked);
             standing.fees = add(standing.fees, fee);
             if bill.sent_ms.saturating_add(MINUTE_MS) > now_ms {
@@ -345,6 +355,15 @@ impl Account {
     ) {
         let Some(bill) = self.bill_mut(hash) else { return };
         (bill.state, bill.fee, bill.preimage) = (State::Paid, fee, preimage);
+        let cap = fee_cap(bill.amount);
+        let fee = fee.unwrap_or_default();
+        self.dearest_fee = self.dearest_fee.max(fee);
+        self.dear = self.dear.saturating_add(u32::from(fee > cap));
+    }
+
+    /// Whether fees were above their caps so often that it was no accident; then the dearest of them.
+    pub(super) fn too_dear(&self) -> Option<Msat> {
+        (self.dear >= DEAR_MAX).then_some(self.dearest_fee)
     }
 
     /// It failed for good: nothing was and will be sent for it.
@@ -452,7 +471,7 @@ impl Account {
         };
         let mut committed = Msat::ZERO;
         for bill in &self.bills {
-            let (asked, fee) = bill.cost();
+            let (asked, fee) = bill.cost(self.dearest_fee);
             committed = add(committed, add(asked, fee));
             match bill.state {
                 State::Paid => {

@@ -191,6 +191,60 @@ fn a_flood_of_invoices_takes_bounded_room() {
 }
 
 #[test]
+fn an_invoice_for_what_no_bundle_of_this_film_holds_is_refused_before_any_of_it_is_kept() {
+    let mut visit = Visit::new(100_000);
+    let honest = visit.offer(1, 2_000);
+    let planned = |numbers: Vec<u32>| Offer {
+        segments: numbers.into_iter().map(SegmentNumber).collect(),
+        ..honest.clone()
+    };
+    for (why, offer) in [
+        ("more segments", planned((0..10_000).collect())),
+        ("more segments", planned(vec![1; 10_000])),
+        ("more segments", planned(vec![1, 2])),
+        ("does not have", planned(vec![10])),
+        ("does not have", planned(vec![u32::MAX])),
+        ("no segment", planned(vec![])),
+        ("longer than any", Offer { invoice: "lnbcrt".repeat(10_000), ..honest.clone() }),
+    ] {
+        let words = visit.account.told(Event::Invoice(offer)).unwrap_err();
+        assert!(words.contains(why), "{words}");
+    }
+    visit.account.tariff.bundle = 2;
+    let words = visit.account.told(Event::Invoice(planned(vec![1, 1]))).unwrap_err();
+    assert!(words.contains("twice"), "{words}");
+    assert!(visit.account.bills().is_empty());
+    visit.told(Event::Invoice(honest.clone()));
+    visit.pays(&honest);
+}
+
+#[test]
+fn a_fee_above_the_cap_counts_and_the_next_may_be_as_dear() {
+    let mut visit = Visit::new(20_000);
+    let (first, second) = (visit.offer(1, 2_000), visit.offer(2, 2_000));
+    visit.told(Event::Invoice(first.clone()));
+    visit.pays(&first);
+    visit.account.paid(&first.payment_hash, Some(Msat::new(9_000)), None);
+    assert_eq!(visit.account.totals(NOW_MS).left, Msat::new(9_000));
+    assert_eq!(visit.account.too_dear(), None, "once may be an accident");
+    visit.told(Event::Invoice(second));
+    assert!(matches!(visit.next(), Next::Spent(_)), "11 sat more could be spent of 9");
+}
+
+#[test]
+fn fees_above_the_cap_are_an_accident_once() {
+    let mut visit = Visit::new(100_000);
+    for (n, fee, dear) in [(1, 2_000, None), (2, 2_001, None), (3, 5_000, Some(5_000))] {
+        let offer = visit.offer(n, 2_000);
+        visit.told(Event::Invoice(offer.clone()));
+        visit.pays(&offer);
+        visit.account.paid(&offer.payment_hash, Some(Msat::new(fee)), None);
+        assert_eq!(visit.account.too_dear(), dear.map(Msat::new), "{n}");
+        visit.account.arrived(SegmentNumber(n), NOW_MS);
+    }
+}
+
+#[test]
 fn segments_that_are_paid_and_come_without_valid_bytes_end_the_paying() {
     let mut visit = Visit::new(100_000);
     for n in 1..3 {

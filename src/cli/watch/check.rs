@@ -12,6 +12,8 @@ use crate::lightning::bolt11::{self, Facts};
 
 /// An invoice this close to its expiry is not paid: the payment could arrive too late.
 pub(super) const EXPIRY_MARGIN_SECONDS: u64 = 5;
+/// The longest text that LDK reads as an invoice: what fits in a QR code.
+const INVOICE_BYTES_MAX: usize = 7_089;
 /// A route may cost a twentieth of the amount, or this much on amounts so small that a base fee dominates.
 const FEE_FLOOR: Msat = Msat::new(2_000);
 const FEE_DIVISOR: u64 = 20;
@@ -36,6 +38,8 @@ pub(super) struct Standing {
     pub(super) asked: Msat,
     /// Its fees; where one is not known, its cap.
     pub(super) fees: Msat,
+    /// The dearest fee that the wallet has told: the next may be as dear, whatever its cap.
+    pub(super) dearest_fee: Msat,
     /// What was sent in the last sixty seconds, fees included.
     pub(super) last_minute: Msat,
     /// Paid for segments whose bytes have not come.
@@ -112,24 +116,39 @@ fn against_invoice(
     Ok(amount)
 }
 
+/// Whether an offer is of a size and for segments that it may be for, before any of it is kept: what a server tells takes bounded room.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) fn well_formed(offer: &Offer, tariff: &Tariff) -> Result<(), String> {
+    if offer.invoice.len() > INVOICE_BYTES_MAX {
+        return Err("the invoice is longer than any".to_owned());
+    }
+    if offer.segments.is_empty() {
+        return Err("the invoice is for no segment".to_owned());
+    }
+    if offer.segments.len() > usize::from(tariff.bundle) {
+        return Err("the invoice is for more segments than a bundle has".to_owned());
+    }
+    let all: BTreeSet<_> = offer.segments.iter().collect();
+    if all.len() != offer.segments.len() {
+        return Err("the invoice counts a segment twice".to_owned());
+    }
+    let unknown = offer.segments.iter().find(|n| tariff.timeline.span(**n).is_none());
+    unknown.map_or(Ok(()), |n| {
+        Err(format!("the invoice is for segment {n}, which this film does not have"))
+    })
+}
+
 fn against_segments(
     amount: Msat,
     offer: &Offer,
     tariff: &Tariff,
     standing: &Standing,
 ) -> Result<(), String> {
-    let all: BTreeSet<_> = offer.segments.iter().copied().collect();
-    if all.is_empty() {
-        return Err("the invoice is for no segment".to_owned());
-    }
-    if all.len() != offer.segments.len() {
-        return Err("the invoice counts a segment twice".to_owned());
-    }
-    if all.len() > usize::from(tariff.bundle) {
-        return Err("the invoice is for more segments than a bundle has".to_owned());
-    }
+    well_formed(offer, tariff)?;
     let mut owed = Msat::ZERO;
-    for n in all {
+    for n in offer.segments.iter().copied() {
         match tariff.price_of(n) {
             None => {
                 return Err(format!(
@@ -159,13 +178,15 @@ fn within_budget(
     budget: Budget,
 ) -> Verdict {
     let fee_max = fee_cap(amount);
-    let with_fee = add(amount, fee_max);
+    // A wallet that cannot be told the cap may exceed it again.
+    let fee = fee_max.max(standing.dearest_fee);
+    let with_fee = add(amount, fee);
     if add(add(standing.asked, standing.fees), with_fee) > budget.max {
         let left = budget.max.saturating_sub(add(standing.asked, standing.fees));
         return Verdict::Spent(format!(
             "the next segment costs {} and up to {} in fees; {} of the budget is left",
             sat(amount),
-            sat(fee_max),
+            sat(fee),
             sat(left)
         ));
     }
@@ -174,7 +195,7 @@ fn within_budget(
             return Verdict::Spent(format!(
                 "one segment costs {} and up to {} in fees, more than a minute may cost",
                 sat(amount),
-                sat(fee_max)
+                sat(fee)
             ));
         }
         if add(standing.last_minute, with_fee) > max {

@@ -1,9 +1,10 @@
 //! Pays the session's invoices: each once, each checked first. What may have been paid is looked up, never paid again.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 
 use super::account::{Next, Payable};
@@ -12,8 +13,8 @@ use super::receipt::{End, sat};
 use super::wallet::Payment;
 use super::{Order, Outcome, Wallet};
 use crate::domain::amount::Msat;
-use crate::domain::id::Preimage;
-use crate::runtime::{Backoff, Clock as _, SystemClock};
+use crate::domain::id::{PaymentHash, Preimage};
+use crate::runtime::{Backoff, Clock as _, SystemClock, sleep};
 
 /// In a row; after them something is wrong that another try does not mend.
 const FAILURES_MAX: u32 = 5;
@@ -30,6 +31,13 @@ const LOOK_UP_MAX: Duration = Duration::from_secs(30);
 /// A payment that is unknown so long after its invoice expired is left to the viewer.
 const GIVE_UP_SECONDS: u64 = 60;
 
+/// Reports to the server at once: more would only wait for it together.
+const REPORTS_MAX: usize = 4;
+/// Tries of a report. A server that has been away for so long hears nothing: the invoice expires by itself.
+const REPORT_TRIES: u32 = 8;
+const REPORT_WAIT_FIRST: Duration = Duration::from_millis(500);
+const REPORT_WAIT_MAX: Duration = Duration::from_secs(30);
+
 /// What is known of a payment in the end.
 enum Settled {
     Paid(Option<Preimage>, Option<Msat>),
@@ -42,7 +50,7 @@ pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, order: &Order) {
     let in_flight = order.in_flight;
     let visit = stage.visit;
     let mut under_way = FuturesUnordered::new();
-    let mut reports = FuturesUnordered::new();
+    let (mut to_report, mut reports) = (VecDeque::new(), FuturesUnordered::new());
     let mut failures = Failures::default();
     let mut waiting: Option<Instant> = None;
     let settle = async {
@@ -51,8 +59,11 @@ pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, order: &Order) {
     };
     let mut settle = std::pin::pin!(settle);
     loop {
-        for hash in visit.read(|account, _| account.take_stale()) {
-            reports.push(stage.remote.report_failed_quietly(hash).boxed());
+        to_report.extend(visit.read(|account, _| account.take_stale()));
+        while reports.len() < REPORTS_MAX
+            && let Some(hash) = to_report.pop_front()
+        {
+            reports.push(report(stage, hash));
         }
         while !visit.stopped.is_cancelled() && under_way.len() < in_flight && failures.may_try() {
             match visit.read(super::account::Account::next) {
@@ -82,8 +93,7 @@ pub(super) async fn run(stage: &Stage<'_>, wallet: &dyn Wallet, order: &Order) {
         tokio::select! {
             Some((payable, settled)) = under_way.next(), if !under_way.is_empty() => {
                 if book(stage, &mut failures, &payable, settled) {
-                    // That it cannot be reported costs the viewer nothing: the invoice expires.
-                    reports.push(stage.remote.report_failed_quietly(payable.hash).boxed());
+                    to_report.push_back(payable.hash);
                 }
             }
             Some(()) = reports.next(), if !reports.is_empty() => {}
@@ -111,7 +121,17 @@ fn book(stage: &Stage<'_>, failures: &mut Failures, payable: &Payable, settled: 
             failures.clear();
             stage.visit.with(|account, _| account.paid(&payable.hash, fee, preimage));
             if let Some(fee) = fee.filter(|fee| *fee > payable.fee_max) {
-                stage.screen.note(&format!("a route cost {}, more than it should", sat(fee)));
+                let cap = sat(payable.fee_max);
+                stage
+                    .screen
+                    .note(&format!("a route cost {}, more than the {cap} allowed", sat(fee)));
+            }
+            if let Some(dearest) = stage.visit.read(|account, _| account.too_dear()) {
+                let words = format!(
+                    "the wallet pays more in fees than is allowed, up to {} for one payment: lower its fee limit, or use another wallet",
+                    sat(dearest)
+                );
+                stop(stage, End::Wallet(words));
             }
             false
         }
@@ -135,6 +155,22 @@ fn book(stage: &Stage<'_>, failures: &mut Failures, payable: &Payable, settled: 
             );
             stop(stage, End::Wallet(words));
             false
+        }
+    }
+}
+
+/// Tells the server that an invoice will not be paid, again and again while it does not answer, until the session is over.
+async fn report(stage: &Stage<'_>, hash: PaymentHash) {
+    let mut backoff = Backoff::new(REPORT_WAIT_FIRST, REPORT_WAIT_MAX);
+    for _ in 0..REPORT_TRIES {
+        let told = tokio::select! {
+            told = stage.remote.report_failed(&hash) => told,
+            () = stage.visit.over.cancelled() => return,
+        };
+        let Err(error) = told else { return };
+        tracing::debug!(%error, "a failed payment could not be reported");
+        if !sleep(&stage.visit.over, backoff.step()).await {
+            return;
         }
     }
 }

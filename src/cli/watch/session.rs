@@ -228,16 +228,17 @@ impl Remote {
     }
 
     /// Says that a payment failed for good, so that a fresh invoice takes the place of its invoice.
+    ///
+    /// # Errors
+    /// Where the server did not hear it, or asks for another try. A plain no is an answer.
     pub(super) async fn report_failed(&self, hash: &PaymentHash) -> anyhow::Result<()> {
         let patch = self.control(Method::PATCH, "")?.json(&json!({ "failed": hash }));
-        self.json(patch).await.map(|_| ())
-    }
-
-    /// The same; that it does not get there costs the viewer nothing, because the invoice expires.
-    pub(super) async fn report_failed_quietly(&self, hash: PaymentHash) {
-        if let Err(error) = self.report_failed(&hash).await {
-            tracing::debug!(%error, "a failed payment could not be reported");
-        }
+        let answer =
+            patch.timeout(ANSWER_WITHIN).send().await.map_err(reqwest::Error::without_url)?;
+        let status = answer.status();
+        let later = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        ensure!(!later && !status.is_server_error(), "the server answers {}", status.as_u16());
+        Ok(())
     }
 
     /// Ends the session: no further invoice.
