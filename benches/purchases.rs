@@ -34,10 +34,11 @@ use world::{CHANNEL_SAT, MATURITY, WITHIN, World, until};
 const IN_FLIGHT: usize = 40;
 /// Purchases that a payer has begun, on both sides: those beyond `IN_FLIGHT` ask for a price or read their bytes meanwhile.
 const UNDER_WAY: usize = 48;
-/// A payment that failed for want of a slot is sent again after this.
-const RETRY: Duration = Duration::from_millis(20);
-/// Purchases of a round, for each payer.
-const PURCHASES: usize = 400;
+/// A payment that failed for want of a slot is sent again after this, its place among those in flight kept: each try is work for the payer's
+/// node, so that many of them at once would be what is measured.
+const RETRY: Duration = Duration::from_millis(100);
+/// Purchases of a round, for each payer. LDK writes down all that a payer has sent in the last minutes again and again, so more would slow it.
+const PURCHASES: usize = 200;
 
 /// A wallet, and how many of its payments may be under way.
 struct Payer<'a> {
