@@ -8,9 +8,10 @@ use futures::TryStreamExt as _;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path as Key;
-use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
+use object_store::{GetResult, GetResultPayload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
 use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
+use crate::runtime::filed;
 
 /// Why bytes could not be kept or given.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,7 @@ impl Blobs {
         part: Part,
     ) -> Result<Option<Bytes>, Error> {
         match self.0.get(&key(video, version, rendition, part)).await {
-            Ok(found) => Ok(Some(found.bytes().await?)),
+            Ok(found) => Ok(Some(read(found).await?)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -110,6 +111,20 @@ impl Blobs {
         }
         Ok(keys.len())
     }
+}
+
+/// All of it. What lies on this disk is put there whole and never changed, so that sockets may take it from its file.
+async fn read(found: GetResult) -> Result<Bytes, object_store::Error> {
+    if !matches!(found.payload, GetResultPayload::File(..)) {
+        return found.bytes().await;
+    }
+    let GetResultPayload::File(file, path) = found.payload else { return Ok(Bytes::new()) };
+    let read = tokio::task::spawn_blocking(move || filed::read(file)).await;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic {
+        store: "media",
+        source: format!("{}: {source}", path.display()).into(),
+    };
+    read.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
 }
 
 fn key(video: VideoId, version: Version, rendition: &RenditionName, part: Part) -> Key {

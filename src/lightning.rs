@@ -296,6 +296,8 @@ pub struct NodeInfo {
     pub onchain_spendable_sat: u64,
     /// The sum of channel balances as LDK counts them, in satoshi.
     pub lightning_sat: u64,
+    /// The longest record that the node keeps of a channel, in bytes: LDK adds to it with each payment for as long as the channel is open.
+    pub channel_record_bytes: u64,
     /// Its channels.
     pub channels: Vec<Channel>,
     /// How many peers are connected.

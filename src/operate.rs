@@ -36,13 +36,16 @@ pub struct Sides {
     pub outbound_msat: u64,
     /// What is on its way.
     pub pending_msat: u64,
+    /// The longest record that the node keeps of a channel.
+    pub record_bytes: u64,
 }
 
 impl Operations {
     /// What the usable channels hold together.
     pub fn sides(&self) -> Sides {
-        let mut sides = Sides::default();
-        for channel in self.info().channels.iter().filter(|channel| channel.usable) {
+        let info = self.info();
+        let mut sides = Sides { record_bytes: info.channel_record_bytes, ..Sides::default() };
+        for channel in info.channels.iter().filter(|channel| channel.usable) {
             let add = |sum: u64, more: u64| sum.saturating_add(more);
             sides.usable = sides.usable.saturating_add(1);
             sides.inbound_msat = add(sides.inbound_msat, channel.inbound_msat);

@@ -147,17 +147,6 @@ impl From<std::net::IpAddr> for Client {
     }
 }
 
-/// The answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Preview, or a free title.
-    Free,
-    /// Paid, and earned just now or within its grace.
-    Granted,
-    /// Pay this first.
-    Owed(Challenge),
-}
-
 /// A credential that opens a segment now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
@@ -332,25 +321,6 @@ impl Paywall {
         Ok(None)
     }
 
-    /// Decides a request for a segment: redeems what opens it, or asks for a payment.
-    ///
-    /// # Errors
-    /// [`Error`] where neither the bytes nor an invoice can be given now; what was paid stays good.
-    pub fn admit(
-        &self,
-        offer: &Offer,
-        opening: Option<&Opening>,
-        client: Client,
-    ) -> Result<Decision, Error> {
-        let Some(amount) = offer.price else { return Ok(Decision::Free) };
-        if let Some(opening) = opening
-            && self.redeem(opening, client)?
-        {
-            return Ok(Decision::Granted);
-        }
-        self.challenge(offer, amount, client).map(Decision::Owed)
-    }
-
     /// Whether a request would be served, without minting, redeeming or waiting.
     ///
     /// # Errors
@@ -444,8 +414,11 @@ impl Paywall {
         })
     }
 
-    /// Serves what a credential paid for; false where its time is over by now.
-    fn redeem(&self, opening: &Opening, client: Client) -> Result<bool, Error> {
+    /// Serves what a credential paid for: earned the first time. False where its time is over by now.
+    ///
+    /// # Errors
+    /// [`Error::Store`] where the store fails; what was paid stays good.
+    pub fn redeem(&self, opening: &Opening, client: Client) -> Result<bool, Error> {
         let bound = &opening.bound;
         let now = self.parts.clock.now_ms();
         match self.parts.store.redeem(&bound.hash, bound.segment, now, self.grace_ms())? {
@@ -464,7 +437,16 @@ impl Paywall {
         }
     }
 
-    fn challenge(&self, offer: &Offer, amount: Msat, client: Client) -> Result<Challenge, Error> {
+    /// Asks for a payment.
+    ///
+    /// # Errors
+    /// [`Error`] where no invoice can be made now.
+    pub fn challenge(
+        &self,
+        offer: &Offer,
+        amount: Msat,
+        client: Client,
+    ) -> Result<Challenge, Error> {
         self.limit(client)?;
         // Where none can be made nothing is owed.
         let minted = self.mint(amount)?;

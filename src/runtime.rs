@@ -1,6 +1,6 @@
 //! What a program needs besides its rules: time, chance, tasks that end, and bells that wake who waits.
 
-pub mod sealed;
+pub mod filed;
 pub mod slots;
 
 use std::collections::HashMap;

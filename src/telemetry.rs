@@ -58,6 +58,7 @@ pub struct Metrics {
     unpaid: Gauge<i64, AtomicI64>,
     channels: Family<Side, Gauge<i64, AtomicI64>>,
     channels_usable: Gauge<i64, AtomicI64>,
+    channel_record: Gauge<i64, AtomicI64>,
     refused: Family<What, Counter>,
     to_payment: Histogram,
     to_bytes: Histogram,
@@ -81,6 +82,7 @@ impl Default for Metrics {
         let unpaid = Gauge::default();
         let channels = Family::<Side, Gauge<i64, AtomicI64>>::default();
         let channels_usable = Gauge::default();
+        let channel_record = Gauge::default();
         let refused = Family::<What, Counter>::default();
         let to_payment = Histogram::new([0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 600.0]);
         let to_bytes = Histogram::new([0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 600.0, 3_600.0]);
@@ -99,6 +101,10 @@ impl Default for Metrics {
         let help = "Millisatoshi in usable channels, by side; pending is on its way";
         registry.register("channels_msat", help, channels.clone());
         registry.register("channels_usable", "Channels that can be used", channels_usable.clone());
+        let help =
+            "The longest record that the node keeps of a channel; it grows with each payment";
+        let unit = Unit::Bytes;
+        registry.register_with_unit("channel_record", help, unit, channel_record.clone());
         registry.register("invoice_streams", "Wallets that follow a session", streams.clone());
         registry.register(
             "refused",
@@ -142,6 +148,7 @@ impl Default for Metrics {
             unpaid,
             channels,
             channels_usable,
+            channel_record,
             refused,
             to_payment,
             to_bytes,
@@ -230,8 +237,9 @@ impl Metrics {
     }
 
     /// What the usable channels hold, when it is asked for: inbound, outbound and pending.
-    pub fn channels(&self, usable: usize, sides: [(&'static str, u64); 3]) {
+    pub fn channels(&self, usable: usize, sides: [(&'static str, u64); 3], record_bytes: u64) {
         self.channels_usable.set(i64::try_from(usable).unwrap_or(i64::MAX));
+        self.channel_record.set(i64::try_from(record_bytes).unwrap_or(i64::MAX));
         for (side, msat) in sides {
             let gauge = self.channels.get_or_create(&Side { side });
             gauge.set(i64::try_from(msat).unwrap_or(i64::MAX));

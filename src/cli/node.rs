@@ -18,6 +18,9 @@ pub(super) struct Arguments {
     connection: Connection,
 }
 
+/// From here on a channel's record costs seconds at each start.
+const RECORD_BYTES_MANY: u64 = 50_000_000;
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Identity, balances and channels (the operator's key).
@@ -48,6 +51,12 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 info.lightning_sat,
                 info.channels.len()
             ));
+            if info.channel_record_bytes >= RECORD_BYTES_MANY {
+                let megabytes = info.channel_record_bytes / 1_000_000;
+                output::line(&format!(
+                    "          the record of one takes {megabytes} MB: close it when it suits, and open another"
+                ));
+            }
             for channel in &info.channels {
                 let state = if channel.usable { "usable" } else { "not usable" };
                 output::line(&format!(

@@ -19,7 +19,7 @@ use crate::runtime::lock;
 use crate::telemetry::Metrics;
 
 /// One piece: large enough that its cost does not count, small enough that what a client left behind is known to a fraction of a segment.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 1 << 20;
 /// Permits are counted in this many bytes.
 const UNIT: u64 = 1 << 10;
 /// A request waits this long for memory.
@@ -212,10 +212,10 @@ mod tests {
 
     #[tokio::test]
     async fn memory_comes_back_once_the_last_piece_has_left_and_not_before() {
-        let memory = Memory::new(8 << 20);
-        let kept = memory.take(client(1), 1 << 20, true).await.unwrap();
+        let memory = Memory::new(32 << 20);
+        let kept = memory.take(client(1), 4 << 20, true).await.unwrap();
         let metrics = Metrics::default();
-        let bytes = Bytes::from(vec![1; 1 << 20]);
+        let bytes = Bytes::from(vec![1; 4 << 20]);
         let mut body = std::pin::pin!(Media::new(bytes, metrics, None, kept));
         let mut pieces = Vec::new();
         while let Some(Ok(frame)) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {

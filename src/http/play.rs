@@ -19,7 +19,7 @@ use crate::domain::video::SegmentPrice;
 use crate::library::{self, Published};
 use crate::paywall::egress::{Bought, Passage};
 use crate::paywall::token::Presented;
-use crate::paywall::{Client, Decision, Offer};
+use crate::paywall::{Client, Offer};
 use crate::{domain, hls};
 
 /// The media type of init segments and segments.
@@ -77,27 +77,34 @@ pub async fn part(
     }
     // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand. They are read for a
     // credential that is good, and for nothing else.
-    let opening = app.paywall.opening(&offer, &presented, client).await?;
-    if opening.is_none() && offer.price.is_some() {
-        asked.len().await?;
-        return match app.paywall.admit(&offer, None, client)? {
-            Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
-            Decision::Free | Decision::Granted => Err(Problem::unpaid_head()),
-        };
-    }
+    let owed = |amount| match app.paywall.challenge(&offer, amount, client) {
+        Ok(challenge) => Problem::challenge(&challenge),
+        Err(error) => error.into(),
+    };
+    let opening = match offer.price {
+        None => None,
+        Some(amount) => match app.paywall.opening(&offer, &presented, client).await? {
+            Some(opening) => Some((opening, amount)),
+            None => {
+                asked.len().await?;
+                return Err(owed(amount));
+            }
+        },
+    };
     let ready = match asked.ready(opening.is_some()).await? {
         Ok(ready) => ready,
         Err(answer) => return Ok(answer),
     };
-    let bought = opening.as_ref().map(|opening| Bought::Payment(opening.bound.hash));
+    let bought = opening.map(|(opening, _)| Bought::Payment(opening.bound.hash));
     let passage = ready.enter(bought)?;
-    match app.paywall.admit(&offer, opening.as_ref(), client)? {
-        Decision::Free | Decision::Granted => {
-            app.metrics.served(begun.elapsed());
-            Ok(ready.media(passage))
-        }
-        Decision::Owed(challenge) => Err(Problem::challenge(&challenge)),
+    if let Some((opening, amount)) = opening
+        && !app.paywall.redeem(&opening, client)?
+    {
+        // Its time ended between the two looks.
+        return Err(owed(amount));
     }
+    app.metrics.served(begun.elapsed());
+    Ok(ready.media(passage))
 }
 
 /// What is answered for a title that is not there: where it was removed, who paid and was not served is told.

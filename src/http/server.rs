@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd as _;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -23,7 +22,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use nix::sys::sendfile::sendfile64;
-use nix::sys::socket::{MsgFlags, sendmsg};
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -33,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::Problem;
 use super::{Options, client_of};
 use crate::paywall::Client;
-use crate::runtime::sealed;
+use crate::runtime::filed;
 use crate::runtime::slots::{Full, Slots};
 use crate::telemetry::Metrics;
 
@@ -47,10 +46,8 @@ const REFUSAL: Duration = Duration::from_secs(2);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// What a reader takes at least while bytes wait for it, within [`Options::stall_seconds`]: slower than the poorest rendition plays.
 const STALL_BYTES: u64 = 256 << 10;
-/// More follows: what is sent waits for it, some milliseconds at most (Linux, `send(2)`; nix does not name it).
-const MSG_MORE: MsgFlags = MsgFlags::from_bits_retain(0x8000);
-/// Fewer bytes are copied faster than their file is found.
-const SEND_FROM: usize = 16 << 10;
+/// More follows at once (Linux, `send(2)`; the crates name it where they need `libc`).
+const MSG_MORE: i32 = 0x8000;
 
 /// Answers until told to end.
 pub async fn serve(
@@ -158,7 +155,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// A socket that takes sealed bytes from their file, without a copy.
+/// A socket that takes bytes which are a file's, too, from that file, without a copy.
 struct Sending(TcpStream);
 
 impl Sending {
@@ -166,23 +163,27 @@ impl Sending {
     fn poll_send(
         &self,
         cx: &mut Context<'_>,
-        file: &File,
-        offset: u64,
-        len: usize,
+        (file, offset): (&File, u64),
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let mut offset = i64::try_from(offset).map_err(io::Error::other)?;
-        self.poll_io(cx, || Ok(sendfile64(&self.0, file, Some(&mut offset), len)?))
+        self.poll_io(cx, || {
+            match sendfile64(&self.0, file, Some(&mut offset), bytes.len()) {
+                // Somebody cut the file: the bytes are still here.
+                Ok(0) => self.0.try_write(bytes),
+                sent => Ok(sent?),
+            }
+        })
     }
 
-    /// Sends what comes before a file, headers; they leave with its first bytes.
+    /// Sends what comes before a file, headers: they leave in one packet with its first bytes.
     fn poll_precede(
         &self,
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let flags = MSG_MORE | MsgFlags::MSG_NOSIGNAL;
-        let socket = self.0.as_raw_fd();
-        self.poll_io(cx, || Ok(sendmsg::<()>(socket, bytes, &[], flags, None)?))
+        let send = || SockRef::from(&self.0).send_vectored_with_flags(bytes, MSG_MORE);
+        self.poll_io(cx, send)
     }
 
     fn poll_io(
@@ -224,11 +225,10 @@ impl AsyncWrite for Sending {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let in_file = |slice: &io::IoSlice<'_>| {
-            if slice.len() < SEND_FROM { None } else { sealed::file_of(slice) }
-        };
-        match bytes.iter().enumerate().find_map(|(n, slice)| Some((n, slice, in_file(slice)?))) {
-            Some((0, slice, (file, offset))) => self.poll_send(cx, &file, offset, slice.len()),
+        let mut slices = bytes.iter().enumerate();
+        match slices.find_map(|(n, slice)| Some((n, slice, filed::file_of(slice)?))) {
+            Some((0, slice, (file, offset))) => self.poll_send(cx, (&file, offset), slice),
+            // What comes before it goes first.
             Some((n, ..)) => self.poll_precede(cx, bytes.get(..n).unwrap_or_default()),
             None => Pin::new(&mut self.0).poll_write_vectored(cx, bytes),
         }

@@ -13,7 +13,6 @@ use super::{Error, Published};
 use crate::blobs::{self, Part};
 use crate::domain::id::{RenditionName, Version, VideoId};
 use crate::runtime::lock;
-use crate::runtime::sealed::seal;
 
 /// How long a title's record serves.
 const TITLE_MS: u64 = 1_000;
@@ -25,8 +24,6 @@ const TITLES_BYTES: u64 = 16 << 20;
 const LENGTHS: usize = 16_384;
 /// A part is kept where it fits one of these, so that the largest is a quarter of the whole.
 const SHARDS: usize = 4;
-/// Parts from this size on are kept so that sockets take them without a copy: what that costs for each response is won back.
-const SEAL_FROM: usize = 32 << 10;
 /// A usual part; only an estimate of how many there will be.
 const PART_BYTES: u64 = 256 << 10;
 
@@ -146,8 +143,6 @@ impl Shelf {
             Ok(bytes) => Ok(Some(bytes)),
             Err(place) => {
                 let bytes = read.await?;
-                let bytes =
-                    bytes.map(|bytes| if bytes.len() < SEAL_FROM { bytes } else { seal(bytes) });
                 if let Some(bytes) = &bytes {
                     // Refused where the title was deleted meanwhile.
                     let _ = place.insert(bytes.clone());

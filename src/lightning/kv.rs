@@ -52,15 +52,41 @@ pub struct NodeStore {
 
 struct Shared {
     state: Arc<dyn NodeState>,
+    /// How long the record of each channel is.
+    records: Records,
     lanes: Arc<Lanes>,
     failure: watch::Sender<Option<String>>,
+}
+
+/// How long LDK's records of channels are: each grows by some hundred bytes with each payment for as long as its channel is open, is written
+/// anew every hundred changes, and is read at each start.
+#[derive(Debug, Clone, Default)]
+pub struct Records(Arc<Mutex<HashMap<String, u64>>>);
+
+impl Records {
+    /// The longest, in bytes.
+    pub fn longest(&self) -> u64 {
+        lock(&self.0).values().max().copied().unwrap_or_default()
+    }
+
+    fn note(&self, key: &NodeKey, len: Option<usize>) {
+        if key.primary != "monitors" {
+            return;
+        }
+        let mut records = lock(&self.0);
+        match len {
+            Some(len) => records.insert(key.key.clone(), u64::try_from(len).unwrap_or(u64::MAX)),
+            None => records.remove(&key.key),
+        };
+    }
 }
 
 impl NodeStore {
     /// Over this state; writes that wait for the disk run on the blocking threads of this runtime.
     pub fn new(state: Arc<dyn NodeState>, runtime: Handle) -> Self {
         let (failure, _) = watch::channel(None);
-        let shared = Arc::new(Shared { state, lanes: Arc::default(), failure });
+        let records = Records::default();
+        let shared = Arc::new(Shared { state, records, lanes: Arc::default(), failure });
         Self { shared, runtime }
     }
 
@@ -69,8 +95,14 @@ impl NodeStore {
         self.shared.failure.subscribe()
     }
 
+    /// Tells how long the records of channels are.
+    pub fn records(&self) -> Records {
+        self.shared.records.clone()
+    }
+
     fn read_now(&self, key: &NodeKey) -> Result<Vec<u8>, io::Error> {
         let value = self.shared.state.read(key).map_err(failed)?;
+        self.shared.records.note(key, value.as_ref().map(Vec::len));
         value.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such key"))
     }
 
@@ -79,7 +111,10 @@ impl NodeStore {
     }
 
     fn remove_now(&self, key: NodeKey) -> Result<(), io::Error> {
-        self.shared.apply(self.shared.lanes.enter(key), |state, key| state.remove(key))
+        self.shared.apply(self.shared.lanes.enter(key), |state, key| {
+            self.shared.records.note(key, None);
+            state.remove(key)
+        })
     }
 }
 
@@ -111,7 +146,10 @@ impl Shared {
     }
 
     fn write(&self, ticket: Ticket, value: &[u8]) -> Result<(), io::Error> {
-        self.apply(ticket, |state, key| state.write(key, value, durability(key)))
+        self.apply(ticket, |state, key| {
+            self.records.note(key, Some(value.len()));
+            state.write(key, value, durability(key))
+        })
     }
 }
 
@@ -314,6 +352,22 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
         let error = KVStore::read(&store, "", "", "manager").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn the_longest_record_of_a_channel_is_told_and_forgotten_with_its_channel() {
+        let store = NodeStore::new(Arc::new(Recorder::default()), Handle::current());
+        let records = store.records();
+        let write = |primary, key, len| {
+            KVStoreSync::write(&store, primary, "", key, vec![1; len]).unwrap();
+        };
+        write("monitors", "a", 10);
+        write("monitors", "b", 30);
+        write("monitors", "b", 20);
+        write("monitor_updates", "a", 99);
+        assert_eq!(records.longest(), 20);
+        KVStoreSync::remove(&store, "monitors", "", "b", false).unwrap();
+        assert_eq!(records.longest(), 10);
     }
 
     #[tokio::test]

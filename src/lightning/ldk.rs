@@ -32,7 +32,7 @@ use crate::domain::id::{NodeId, PaymentHash, Preimage};
 use crate::runtime::lock;
 use crate::store::{NodeKey, NodeState};
 
-use super::kv::NodeStore;
+use super::kv::{NodeStore, Records};
 use super::mint::Mint;
 use super::telling::Tellings;
 use super::{
@@ -53,6 +53,7 @@ pub struct LdkNode {
     node: Arc<ldk_node::Node>,
     mint: Mint,
     hints: Hints,
+    records: Records,
     network: Network,
     receiving: Mutex<Receiving>,
     /// What became of the invoices that this process sent: what LDK gives up at once may fail before ldk-node has recorded it, and such a
@@ -119,6 +120,7 @@ pub async fn start(
     let kept = kept_events(&*state)?;
     let store = NodeStore::new(state, runtime);
     let failure = store.failure();
+    let records = store.records();
     let node = blocking(move || {
         let node = builder.build_with_store(Arc::new(store)).map_err(convert::build_error)?;
         node.start().map_err(convert::start_error)?;
@@ -132,6 +134,7 @@ pub async fn start(
         node: Arc::new(node),
         mint,
         hints: Hints::default(),
+        records,
         network: options.network,
         receiving: Mutex::new(Receiving { tellings: Tellings::new(boot, kept), told: false }),
         attempts: Mutex::default(),
@@ -430,6 +433,7 @@ impl Operator for LdkNode {
             height: self.node.status().current_best_block.height,
             onchain_sat: balances.total_onchain_balance_sats,
             onchain_spendable_sat: balances.spendable_onchain_balance_sats,
+            channel_record_bytes: self.records.longest(),
             lightning_sat: balances.total_lightning_balance_sats,
             channels: self.node.list_channels().iter().map(convert::channel).collect(),
             peers,

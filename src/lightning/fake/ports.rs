@@ -149,6 +149,7 @@ impl Operator for FakeNode {
             height: 1,
             onchain_sat: 0,
             onchain_spendable_sat: 0,
+            channel_record_bytes: 0,
             lightning_sat: state.balance.get() / 1_000,
             channels: vec![channel],
             peers: 1,

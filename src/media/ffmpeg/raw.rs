@@ -1,4 +1,4 @@
-//! What ffmpeg-next has no safe words for: unsafe code, each piece a few field accesses or one call.
+//! What ffmpeg-next has no safe words for: the only unsafe code of the program, each piece a few field accesses or one call.
 
 #![allow(unsafe_code)]
 
