@@ -86,6 +86,7 @@ fn sell<E: Engine>(store: &Store<E>, number: u64) {
         expires_at: NOW_S + 600,
         minted_ms: None,
         progress: Progress::Open,
+        credited: Msat::ZERO,
         claimed: false,
     };
     store.record(&invoice).unwrap();

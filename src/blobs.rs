@@ -115,10 +115,10 @@ impl Blobs {
 
 /// All of it. What lies on this disk is put there whole and never changed, so that sockets may take it from its file.
 async fn read(found: GetResult) -> Result<Bytes, object_store::Error> {
-    if !matches!(found.payload, GetResultPayload::File(..)) {
-        return found.bytes().await;
-    }
-    let GetResultPayload::File(file, path) = found.payload else { return Ok(Bytes::new()) };
+    let (file, path) = match found.payload {
+        GetResultPayload::File(file, path) => (file, path),
+        GetResultPayload::Stream(_) => return found.bytes().await,
+    };
     let read = tokio::task::spawn_blocking(move || filed::read(file)).await;
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| object_store::Error::Generic {
         store: "media",

@@ -25,8 +25,8 @@
 //!
 //! # Three walks through the code
 //! 1. **A segment.** `http::play::part` parses the path, asks [`library::Library::published`] for the version, reads the bytes
-//!    ([`library::Library::open`]), and only then asks [`paywall::Paywall::admit`]: a good credential is redeemed in one batch with
-//!    what it earns ([`store::Ledger::redeem`]), everything else gets an invoice minted from the node's keys.
+//!    ([`library::Library::open`]), and only then asks [`paywall::Paywall::redeem`]: a good credential is redeemed in one batch with
+//!    what it earns ([`store::Ledger::redeem`]); everything else gets an invoice minted from the node's keys ([`paywall::Paywall::challenge`]).
 //! 2. **A payment in.** [`settlement::Settlement`] takes the node's event, books it ([`store::Ledger::credit`], keyed by payment hash),
 //!    acknowledges it, and rings whoever waits. A crash between any two of these replays harmlessly.
 //! 3. **A payout.** [`payout::Payer`] writes the intent ([`store::Payouts::plan`], on disk before anything is sent), asks the node

@@ -273,6 +273,9 @@ pub struct Channel {
     pub pending_msat: Option<u64>,
     /// The part of its balance that this node can never send, in satoshi.
     pub reserve_sat: u64,
+    /// How long the record is that the node keeps of it, in bytes: LDK adds to it with each payment for as long as the channel is open.
+    #[serde(default)]
+    pub record_bytes: u64,
     /// Confirmed and announced to both sides.
     pub ready: bool,
     /// Ready and the peer is connected.
@@ -296,8 +299,6 @@ pub struct NodeInfo {
     pub onchain_spendable_sat: u64,
     /// The sum of channel balances as LDK counts them, in satoshi.
     pub lightning_sat: u64,
-    /// The longest record that the node keeps of a channel, in bytes: LDK adds to it with each payment for as long as the channel is open.
-    pub channel_record_bytes: u64,
     /// Its channels.
     pub channels: Vec<Channel>,
     /// How many peers are connected.

@@ -36,16 +36,13 @@ pub struct Sides {
     pub outbound_msat: u64,
     /// What is on its way.
     pub pending_msat: u64,
-    /// The longest record that the node keeps of a channel.
-    pub record_bytes: u64,
 }
 
 impl Operations {
     /// What the usable channels hold together.
     pub fn sides(&self) -> Sides {
-        let info = self.info();
-        let mut sides = Sides { record_bytes: info.channel_record_bytes, ..Sides::default() };
-        for channel in info.channels.iter().filter(|channel| channel.usable) {
+        let mut sides = Sides::default();
+        for channel in self.info().channels.iter().filter(|channel| channel.usable) {
             let add = |sum: u64, more: u64| sum.saturating_add(more);
             sides.usable = sides.usable.saturating_add(1);
             sides.inbound_msat = add(sides.inbound_msat, channel.inbound_msat);
@@ -54,6 +51,11 @@ impl Operations {
             sides.pending_msat = add(sides.pending_msat, pending);
         }
         sides
+    }
+
+    /// The longest record that the node keeps of a channel, in bytes.
+    pub fn longest_record(&self) -> u64 {
+        self.info().channels.iter().map(|channel| channel.record_bytes).max().unwrap_or_default()
     }
 
     /// Identity, balances and channels.

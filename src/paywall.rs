@@ -481,6 +481,7 @@ impl Paywall {
             expires_at: minted.expires_at,
             minted_ms: Some(self.parts.clock.now_ms()),
             progress: Progress::Open,
+            credited: Msat::ZERO,
             claimed: false,
         }
     }
@@ -522,7 +523,7 @@ impl Paywall {
     pub(crate) fn limit_rate(&self, client: Client) -> Result<(), Error> {
         let now = self.parts.clock.now_ms();
         let counted = self.limits.client(client);
-        let counted = counted.and_then(|()| self.limits.in_all(Some(client), 0, now));
+        let counted = counted.and_then(|()| self.limits.rate_in_all(client, now));
         counted.inspect_err(|_| self.refused())
     }
 

@@ -328,6 +328,7 @@ mod tests {
             balance_msat: 0,
             pending_msat,
             reserve_sat: 0,
+            record_bytes: 0,
             ready: true,
             usable,
             announced: false,

@@ -237,13 +237,17 @@ impl Metrics {
     }
 
     /// What the usable channels hold, when it is asked for: inbound, outbound and pending.
-    pub fn channels(&self, usable: usize, sides: [(&'static str, u64); 3], record_bytes: u64) {
+    pub fn channels(&self, usable: usize, sides: [(&'static str, u64); 3]) {
         self.channels_usable.set(i64::try_from(usable).unwrap_or(i64::MAX));
-        self.channel_record.set(i64::try_from(record_bytes).unwrap_or(i64::MAX));
         for (side, msat) in sides {
             let gauge = self.channels.get_or_create(&Side { side });
             gauge.set(i64::try_from(msat).unwrap_or(i64::MAX));
         }
+    }
+
+    /// The longest record that the node keeps of a channel, when it is asked for.
+    pub fn channel_record(&self, bytes: u64) {
+        self.channel_record.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// All of it in the OpenMetrics text format.

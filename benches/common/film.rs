@@ -176,6 +176,7 @@ fn pay_one<E: Engine>(store: &Store<E>, film: Film, n: usize, now_ms: u64) -> (u
         expires_at: now_ms / 1_000 + 600,
         minted_ms: None,
         progress: Progress::Open,
+        credited: Msat::ZERO,
         claimed: false,
     };
     store.record(&invoice).unwrap();

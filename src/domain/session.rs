@@ -42,6 +42,8 @@ pub struct Window {
     stable_at_ms: u64,
     /// Until when it stays for those who wait there.
     turn_until_ms: u64,
+    /// Since when jumps have followed each other without one that stood.
+    jumps_since_ms: u64,
 }
 
 /// What else the plan depends on.
@@ -83,6 +85,7 @@ impl Window {
             clock_at: 0,
             stable_at_ms: 0,
             turn_until_ms: 0,
+            jumps_since_ms: 0,
         }
     }
 
@@ -114,7 +117,12 @@ impl Window {
         self.width = 1;
         self.clock_ms = now_ms;
         self.clock_at = number.0;
-        self.stable_at_ms = now_ms.saturating_add(SEEK_STABLE_MS);
+        // Who jumps on and on is believed in the end: nobody keeps the others waiting for ever.
+        if now_ms >= self.stable_at_ms {
+            self.jumps_since_ms = now_ms;
+        }
+        let latest = self.jumps_since_ms.saturating_add(TURN_MS);
+        self.stable_at_ms = now_ms.saturating_add(SEEK_STABLE_MS).min(latest).max(now_ms);
         self.turn_until_ms = now_ms.saturating_add(TURN_MS);
         Ask::Seek
     }

@@ -19,7 +19,7 @@ use crate::runtime::lock;
 use crate::telemetry::Metrics;
 
 /// One piece: large enough that its cost does not count, small enough that what a client left behind is known to a fraction of a segment.
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 256 << 10;
 /// Permits are counted in this many bytes.
 const UNIT: u64 = 1 << 10;
 /// A request waits this long for memory.
@@ -221,7 +221,7 @@ mod tests {
         while let Some(Ok(frame)) = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             pieces.extend(frame.into_data());
         }
-        assert_eq!(pieces.len(), 4);
+        assert_eq!(pieces.len(), (4 << 20) / PIECE);
         assert!(waits(memory.take(client(1), 1, true)).await, "the pieces wait in a socket");
         pieces.clear();
         body.set(Media { left: Bytes::new(), metrics: Metrics::default(), passage: None });

@@ -92,7 +92,7 @@ impl FromRequestParts<App> for From {
         Ok(Self(match said {
             Forwarded::For(address) => address.into(),
             Forwarded::Nobody => {
-                tell_once(peer, "none");
+                tell_once(peer, "");
                 peer.into()
             }
             Forwarded::Unreadable(element) => {
@@ -119,8 +119,9 @@ enum Forwarded<'a> {
 /// the two hands on the other as the client wrote it.
 fn forwarded(headers: &HeaderMap, trusted: impl Fn(IpAddr) -> bool) -> Forwarded<'_> {
     for value in headers.get_all("x-forwarded-for").iter().rev() {
-        let Ok(value) = value.to_str() else { return Forwarded::Unreadable("bytes beyond ASCII") };
-        for element in value.rsplit(',') {
+        // Only what is read must be text: the bytes before it are the client's.
+        for element in value.as_bytes().rsplit(|byte| *byte == b',') {
+            let element = std::str::from_utf8(element).unwrap_or("bytes that are no text");
             match address(element) {
                 Some(address) if trusted(address) => {}
                 Some(address) => return Forwarded::For(address),
@@ -144,10 +145,12 @@ fn address(element: &str) -> Option<IpAddr> {
     element.parse().ok().or_else(socket).or_else(bracketed)
 }
 
-/// One line for all of them: each request would write another.
+/// One line for all that say nothing, as a proxy's own checks do, and one for all that cannot be read: each request would write another.
 fn tell_once(proxy: IpAddr, said: &str) {
-    static TOLD: Once = Once::new();
-    TOLD.call_once(|| {
+    static TOLD: [Once; 2] = [Once::new(), Once::new()];
+    let [nothing, unreadable] = &TOLD;
+    let told = if said.is_empty() { nothing } else { unreadable };
+    told.call_once(|| {
         tracing::warn!(
             %proxy,
             x_forwarded_for = %said.escape_debug(),

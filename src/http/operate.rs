@@ -91,7 +91,7 @@ pub async fn metrics(State(app): State<App>) -> Response {
             ("outbound", sides.outbound_msat),
             ("pending", sides.pending_msat),
         ],
-        sides.record_bytes,
     );
+    app.metrics.channel_record(app.operations.longest_record());
     ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.text()).into_response()
 }

@@ -224,6 +224,8 @@ impl<'a> Asked<'a> {
                 Err(Unsatisfiable) => return Ok(Err(Problem::bad_range(len))),
             }
         };
+        // Without its init segment no paid one plays.
+        let paid = paid || self.part == Part::Init;
         let memory = self.app.memory.take(self.client, len, paid).await;
         let memory = memory.inspect_err(|_| self.app.metrics.refused("memory"))?;
         let library = &self.app.library;

@@ -21,6 +21,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use nix::errno::Errno;
 use nix::sys::sendfile::sendfile64;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
@@ -46,8 +47,6 @@ const REFUSAL: Duration = Duration::from_secs(2);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// What a reader takes at least while bytes wait for it, within [`Options::stall_seconds`]: slower than the poorest rendition plays.
 const STALL_BYTES: u64 = 256 << 10;
-/// More follows at once (Linux, `send(2)`; the crates name it where they need `libc`).
-const MSG_MORE: i32 = 0x8000;
 
 /// Answers until told to end.
 pub async fn serve(
@@ -114,7 +113,7 @@ impl Server {
             router.call(request)
         });
         let patience = Duration::from_secs(self.options.stall_seconds);
-        let patient = Patient::new(Sending(stream), patience);
+        let patient = Patient::new(Sending { stream, corked: false }, patience);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(self.options.header_seconds))
@@ -156,10 +155,14 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 }
 
 /// A socket that takes bytes which are a file's, too, from that file, without a copy.
-struct Sending(TcpStream);
+struct Sending {
+    stream: TcpStream,
+    corked: bool,
+}
 
 impl Sending {
-    /// Sends from a file, as much as the socket takes now.
+    /// Sends from a file, as much as the socket takes now. Where the kernel dropped its pages this waits for the disk, as a read of the database
+    /// does.
     fn poll_send(
         &self,
         cx: &mut Context<'_>,
@@ -168,22 +171,24 @@ impl Sending {
     ) -> Poll<io::Result<usize>> {
         let mut offset = i64::try_from(offset).map_err(io::Error::other)?;
         self.poll_io(cx, || {
-            match sendfile64(&self.0, file, Some(&mut offset), bytes.len()) {
-                // Somebody cut the file: the bytes are still here.
-                Ok(0) => self.0.try_write(bytes),
-                sent => Ok(sent?),
+            match sendfile64(&self.stream, file, Some(&mut offset), bytes.len()) {
+                Ok(sent) if sent > 0 => Ok(sent),
+                Err(error @ (Errno::EAGAIN | Errno::EPIPE | Errno::ECONNRESET)) => {
+                    Err(error.into())
+                }
+                // The file was cut, the disk is bad, or its file system cannot do it: the bytes are still here.
+                Ok(_) | Err(_) => self.stream.try_write(bytes),
             }
         })
     }
 
-    /// Sends what comes before a file, headers: they leave in one packet with its first bytes.
-    fn poll_precede(
-        &self,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let send = || SockRef::from(&self.0).send_vectored_with_flags(bytes, MSG_MORE);
-        self.poll_io(cx, send)
+    /// Holds back what fills no packet until the cork is drawn: headers leave with the body, and pieces of a file without seams.
+    fn cork(&mut self, corked: bool) {
+        if self.corked != corked {
+            // It saves packets and nothing else.
+            let _ = SockRef::from(&self.stream).set_tcp_cork(corked);
+            self.corked = corked;
+        }
     }
 
     fn poll_io(
@@ -192,8 +197,8 @@ impl Sending {
         mut send: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_io(Interest::WRITABLE, &mut send) {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_io(Interest::WRITABLE, &mut send) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 sent => return Poll::Ready(sent),
             }
@@ -207,7 +212,7 @@ impl AsyncRead for Sending {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
@@ -227,10 +232,17 @@ impl AsyncWrite for Sending {
     ) -> Poll<io::Result<usize>> {
         let mut slices = bytes.iter().enumerate();
         match slices.find_map(|(n, slice)| Some((n, slice, filed::file_of(slice)?))) {
-            Some((0, slice, (file, offset))) => self.poll_send(cx, (&file, offset), slice),
+            Some((0, slice, (file, offset))) => {
+                self.cork(true);
+                self.poll_send(cx, (&file, offset), slice)
+            }
             // What comes before it goes first.
-            Some((n, ..)) => self.poll_precede(cx, bytes.get(..n).unwrap_or_default()),
-            None => Pin::new(&mut self.0).poll_write_vectored(cx, bytes),
+            Some((n, ..)) => {
+                self.cork(true);
+                let before = bytes.get(..n).unwrap_or_default();
+                Pin::new(&mut self.stream).poll_write_vectored(cx, before)
+            }
+            None => Pin::new(&mut self.stream).poll_write_vectored(cx, bytes),
         }
     }
 
@@ -239,11 +251,12 @@ impl AsyncWrite for Sending {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        self.cork(false);
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

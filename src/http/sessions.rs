@@ -124,7 +124,7 @@ pub async fn part(
             Err(answer) => return Ok(answer),
         };
         let passage = ready.enter(bought)?;
-        if app.sessions.take(&session, stage(&published), number)? {
+        if app.sessions.take(&session, stage(&published), number, client)? {
             app.metrics.served(begun.elapsed());
             return Ok(ready.media(passage));
         }

@@ -64,9 +64,9 @@ struct Shared {
 pub struct Records(Arc<Mutex<HashMap<String, u64>>>);
 
 impl Records {
-    /// The longest, in bytes.
-    pub fn longest(&self) -> u64 {
-        lock(&self.0).values().max().copied().unwrap_or_default()
+    /// That of the channel with this funding output, in bytes; LDK names it so.
+    pub fn of(&self, transaction: &impl std::fmt::Display, output: u32) -> u64 {
+        lock(&self.0).get(&format!("{transaction}_{output}")).copied().unwrap_or_default()
     }
 
     fn note(&self, key: &NodeKey, len: Option<usize>) {
@@ -112,8 +112,9 @@ impl NodeStore {
 
     fn remove_now(&self, key: NodeKey) -> Result<(), io::Error> {
         self.shared.apply(self.shared.lanes.enter(key), |state, key| {
+            state.remove(key)?;
             self.shared.records.note(key, None);
-            state.remove(key)
+            Ok(())
         })
     }
 }
@@ -147,8 +148,9 @@ impl Shared {
 
     fn write(&self, ticket: Ticket, value: &[u8]) -> Result<(), io::Error> {
         self.apply(ticket, |state, key| {
+            state.write(key, value, durability(key))?;
             self.records.note(key, Some(value.len()));
-            state.write(key, value, durability(key))
+            Ok(())
         })
     }
 }
@@ -355,19 +357,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_longest_record_of_a_channel_is_told_and_forgotten_with_its_channel() {
+    async fn the_record_of_a_channel_is_told_after_a_start_too_and_forgotten_with_its_channel() {
         let store = NodeStore::new(Arc::new(Recorder::default()), Handle::current());
         let records = store.records();
         let write = |primary, key, len| {
             KVStoreSync::write(&store, primary, "", key, vec![1; len]).unwrap();
         };
-        write("monitors", "a", 10);
-        write("monitors", "b", 30);
-        write("monitors", "b", 20);
-        write("monitor_updates", "a", 99);
-        assert_eq!(records.longest(), 20);
-        KVStoreSync::remove(&store, "monitors", "", "b", false).unwrap();
-        assert_eq!(records.longest(), 10);
+        write("monitors", "a_0", 10);
+        write("monitors", "b_1", 30);
+        write("monitors", "b_1", 20);
+        write("monitor_updates", "a_0", 99);
+        assert_eq!((records.of(&"a", 0), records.of(&"b", 1)), (10, 20));
+        let again = NodeStore::new(Arc::clone(&store.shared.state), Handle::current());
+        KVStoreSync::read(&again, "monitors", "", "b_1").unwrap();
+        assert_eq!(again.records().of(&"b", 1), 20, "a start reads them all");
+        KVStoreSync::remove(&store, "monitors", "", "b_1", false).unwrap();
+        assert_eq!((records.of(&"a", 0), records.of(&"b", 1)), (10, 0));
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::payment::{PaymentDirection, PaymentKind, PaymentStatus};
-use ldk_node::{Builder, NodeError};
+use ldk_node::{Builder, ChannelDetails, NodeError};
 use lightning::ln::channelmanager::PaymentId;
 use lightning::ln::msgs::SocketAddress;
 use lightning::routing::router::RouteParametersConfig;
@@ -36,8 +36,8 @@ use super::kv::{NodeStore, Records};
 use super::mint::Mint;
 use super::telling::Tellings;
 use super::{
-    Error, Event, Issuer, MintError, Minted, Network, Node, NodeInfo, OpenChannel, Operator,
-    Options, Outgoing, Receiver, Sender,
+    Channel, Error, Event, Issuer, MintError, Minted, Network, Node, NodeInfo, OpenChannel,
+    Operator, Options, Outgoing, Receiver, Sender,
 };
 use hints::Hints;
 
@@ -426,6 +426,13 @@ impl Sender for LdkNode {
 impl Operator for LdkNode {
     fn info(&self) -> NodeInfo {
         let balances = self.node.list_balances();
+        let channel = |of: &ChannelDetails| Channel {
+            record_bytes: of
+                .funding_txo
+                .map(|txo| self.records.of(&txo.txid, txo.vout))
+                .unwrap_or_default(),
+            ..convert::channel(of)
+        };
         let peers = self.node.list_peers().iter().filter(|peer| peer.is_connected).count();
         NodeInfo {
             id: self.mint.node_id(),
@@ -433,9 +440,8 @@ impl Operator for LdkNode {
             height: self.node.status().current_best_block.height,
             onchain_sat: balances.total_onchain_balance_sats,
             onchain_spendable_sat: balances.spendable_onchain_balance_sats,
-            channel_record_bytes: self.records.longest(),
             lightning_sat: balances.total_lightning_balance_sats,
-            channels: self.node.list_channels().iter().map(convert::channel).collect(),
+            channels: self.node.list_channels().iter().map(channel).collect(),
             peers,
         }
     }

@@ -84,17 +84,38 @@ impl Limits {
         unpaid: u64,
         now_ms: u64,
     ) -> Result<(), Error> {
+        let full = Error::TooMany { retry_after: LATER };
+        if unpaid >= self.unpaid_max {
+            return Err(full);
+        }
         let kept = self.unpaid_max / u64::from(KEPT_FOR_PAYERS);
         let open = if unpaid < self.unpaid_max.saturating_sub(kept) {
             self.strangers.check().map_err(too_many)
         } else {
-            Err(Error::TooMany { retry_after: LATER })
+            Err(full)
         };
-        if let Err(full) = open {
-            let paid = client.is_some_and(|client| lock(&self.payers).take(client, now_ms));
-            if !paid || unpaid >= self.unpaid_max {
-                return Err(full);
+        match open {
+            Ok(()) => self.in_all.check().map_err(too_many),
+            Err(full) => {
+                let Some(client) = client else { return Err(full) };
+                let mut payers = lock(&self.payers);
+                if payers.left(client, now_ms).unwrap_or_default() == 0 {
+                    return Err(full);
+                }
+                // Taken last: what is refused uses up nothing.
+                self.in_all.check().map_err(too_many)?;
+                payers.take(client, now_ms);
+                Ok(())
             }
+        }
+    }
+
+    /// Counts what leads to invoices and costs nothing yet: who has paid lately finds room where others do not.
+    pub(super) fn rate_in_all(&self, client: Client, now_ms: u64) -> Result<(), Error> {
+        if let Err(full) = self.strangers.check().map_err(too_many)
+            && !self.has_paid(client, now_ms)
+        {
+            return Err(full);
         }
         self.in_all.check().map_err(too_many)
     }

@@ -2,6 +2,7 @@
 
 use super::token::Bound;
 use super::{Error, Offer, Paywall, Standing, Wake};
+use crate::domain::amount::Msat;
 use crate::domain::ledger::IncomingPayment;
 use crate::store::{Credit, Invoice, Origin, Progress, Purpose};
 
@@ -51,6 +52,7 @@ impl Paywall {
             expires_at: bound.pay_before,
             minted_ms: None,
             progress: Progress::Open,
+            credited: Msat::ZERO,
             claimed: false,
         };
         Ok(self.parts.store.restore(None, &invoice)?)

@@ -43,8 +43,7 @@ const AHEAD_DEFAULT: u8 = 3;
 const AHEAD_MAX: u8 = 10;
 /// Segments of one invoice at most: some minutes.
 const BUNDLE_MAX: u8 = 60;
-/// Invoices of one session that can be paid at once: a window's, and those that a wallet reported as failed. So many more than it has paid are
-/// kept, those that expired among them.
+/// Invoices of one session that can be paid at once: a window's, and those that a wallet reported as failed.
 const UNPAID_MAX: usize = 128;
 /// Unpaid invoices that are kept of a session which has paid, beside as many as it has paid: it is outside of the caps for others.
 const UNPAID_KEPT: usize = 32;
@@ -189,7 +188,7 @@ impl SessionGate {
                 self.ensure_current(session)?;
             }
             // Looked at after the credit: what is paid plays, also where there is no room for another session.
-            let live = self.live(session, Some(client))?;
+            let live = self.live(session, client)?;
             let came = place.is_none();
             if came {
                 let slot = self.place(&self.paywall.held, session, client, "hold")?;
@@ -256,12 +255,14 @@ impl SessionGate {
         session: &SessionToken,
         stage: Stage<'_>,
         number: SegmentNumber,
+        client: Client,
     ) -> Result<bool, Error> {
         let amount = price(session, stage, number)?;
         if let Some(amount) = amount {
             let live = self.streams.get(session.id);
             // A key is rotated under the same lock: from then on it draws nothing.
             let mut live = live.as_deref().map(lock);
+            let _changes = live.is_none().then(|| lock(&self.changes));
             self.ensure_current(session)?;
             match self.draw(session, stage, number, amount)? {
                 Draw::First => {
@@ -274,7 +275,7 @@ impl SessionGate {
             }
         }
         // Without room for the session nobody can follow it either, and what is paid plays all the same.
-        if let Ok(live) = self.live(session, None) {
+        if let Ok(live) = self.live(session, client) {
             self.follow_player(&live, number);
             // The next invoices; for what is free no more often than others look. That none can be made now must not keep from the viewer what
             // is paid.
@@ -311,7 +312,7 @@ impl SessionGate {
         let listener = self.paywall.parts.bells.listen(Wake::Session(session.id));
         let slot = self.place(&self.followers, session, client, "stream")?;
         let counted = self.paywall.parts.metrics.stream();
-        let live = self.live(session, Some(client))?;
+        let live = self.live(session, client)?;
         // A minting error is the players' concern; a wallet can still follow.
         if let Err(error) = self.refresh(session, stage, &live) {
             tracing::debug!(%error, "nothing minted for a session");
@@ -392,11 +393,7 @@ impl SessionGate {
     }
 
     /// What is in memory of a session, made from what is stored where it is not there.
-    fn live(
-        &self,
-        session: &SessionToken,
-        client: Option<Client>,
-    ) -> Result<Arc<Mutex<Live>>, Error> {
+    fn live(&self, session: &SessionToken, client: Client) -> Result<Arc<Mutex<Live>>, Error> {
         let parts = &self.paywall.parts;
         let now = parts.clock.now_ms();
         if let Some(live) = self.streams.get(session.id) {
@@ -406,8 +403,8 @@ impl SessionGate {
         }
         let paid = parts.store.has_paid(session.id)?;
         let mut live = self.made_anew(session)?;
-        live.client = client;
-        self.streams.insert(session.id, live, client, paid).map_err(|full| {
+        live.client = Some(client);
+        self.streams.insert(session.id, live, Some(client), paid).map_err(|full| {
             parts.metrics.refused("session");
             match full {
                 Full::ForKey => Error::TooMany { retry_after: CROWDED },

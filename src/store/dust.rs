@@ -12,9 +12,9 @@ use crate::domain::ledger::{Account, Entry, EntryId, negative};
 const DUST_BELOW: Msat = Msat::new(1_000);
 const DAY_MS: u64 = 86_400_000;
 
-/// Whether the `nth` payment of a hash is one of them.
-pub(super) fn is_dust(nth: u32, received: Msat, to_credit: Msat) -> bool {
-    nth == 0 && to_credit.is_zero() && received < DUST_BELOW
+/// Whether an amount that nobody claims is so small.
+pub(super) fn is_dust(amount: Msat) -> bool {
+    amount < DUST_BELOW
 }
 
 impl<E: Engine> Store<E> {

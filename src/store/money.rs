@@ -73,20 +73,20 @@ impl<E: Engine> Store<E> {
     ) -> Result<(), Error> {
         let rest = received.saturating_sub(to_credit);
         let nth = booked.payments;
-        let dust = is_dust(nth, received, to_credit);
+        let dust = to_credit.is_zero() && is_dust(received);
         batch.extend(if dust {
             self.post_dust(rest, now_ms)?
         } else {
             self.post(Entry::credit(payment.hash, nth, now_ms, to_credit, rest))?
         });
         if let Some(session) = booked.session {
-            batch.push(Op::Add(credit_key(session), to_credit.signed()));
+            batch.extend(super::sessions::credited(session, to_credit));
         }
         booked.payments = nth.saturating_add(1);
         booked.total = booked.total.checked_add(received).ok_or_else(overflow)?;
         if !rest.is_zero() {
             booked.unclaimed = booked.unclaimed.checked_add(rest).ok_or_else(overflow)?;
-            if !dust {
+            if !is_dust(booked.unclaimed) {
                 batch.push(unclaimed(payment.hash, booked.unclaimed, now_ms)?);
             }
         }
@@ -118,10 +118,11 @@ impl<E: Engine> Store<E> {
         let mut batch = self.post(Entry::new(&id, now_ms, postings))?;
         invoice.progress = Progress::Credited { at_ms: now_ms };
         invoice.claimed = true;
+        invoice.credited = claimed;
         batch.push(self.put_invoice(&invoice)?);
         if let Some(session) = session {
             batch.extend(super::sessions::paid(session, hash)?);
-            batch.push(Op::Add(credit_key(session), claimed.signed()));
+            batch.extend(super::sessions::credited(session, claimed));
         }
         booked.session = session;
         booked.unclaimed = booked.unclaimed.saturating_sub(claimed);
@@ -157,6 +158,7 @@ impl<E: Engine> Store<E> {
             Purpose::Segment { .. } => (None, invoice.amount),
         };
         invoice.progress = Progress::Credited { at_ms: now_ms };
+        invoice.credited = to_credit;
         let mut batch = vec![self.put_invoice(&invoice)?];
         if let Some(session) = session {
             batch.extend(super::sessions::paid(session, &invoice.hash)?);
@@ -171,16 +173,32 @@ impl<E: Engine> Store<E> {
         })
     }
 
-    /// A further payment of a hash: credit of its session, else unclaimed.
+    /// A further payment of a hash: credit of its session for as long as its invoice is, else unclaimed: nothing would ever expire it.
     fn credit_further(
         &self,
         payment: IncomingPayment,
         amount: Msat,
-        booked: Booked,
+        mut booked: Booked,
         now_ms: u64,
-    ) -> Result<(), Error> {
-        let to_credit = if booked.session.is_some() { amount } else { Msat::ZERO };
-        self.book(payment, amount, to_credit, booked, unchanged(), now_ms)
+    ) -> Result<Option<SessionId>, Error> {
+        let invoice = match booked.session {
+            Some(_) => self.invoice(&payment.hash)?,
+            None => None,
+        };
+        match invoice {
+            Some(mut invoice) if matches!(invoice.progress, Progress::Credited { .. }) => {
+                invoice.credited = invoice.credited.checked_add(amount).ok_or_else(overflow)?;
+                let batch = vec![self.put_invoice(&invoice)?];
+                let session = booked.session;
+                self.book(payment, amount, amount, booked, (batch, 0), now_ms)?;
+                Ok(session)
+            }
+            _ => {
+                booked.session = None;
+                self.book(payment, amount, Msat::ZERO, booked, unchanged(), now_ms)?;
+                Ok(None)
+            }
+        }
     }
 
     /// An identity that no entry has yet: a hash that is paid again, long after, is claimed, earned or expired again.
@@ -244,13 +262,11 @@ impl<E: Engine> Store<E> {
                 let left = match invoice.purpose {
                     Purpose::Segment { .. } => invoice.amount.signed(),
                     Purpose::Session { session, .. } => {
+                        // What is left is of the newest: those that expire later have the first claim on it.
                         let credit = self.sum(credit_key(session))?;
-                        // With the last of a session goes what was paid beyond its invoices.
-                        if self.sum(super::sessions::credited_key(session))? <= 1 {
-                            credit
-                        } else {
-                            credit.min(invoice.amount.signed())
-                        }
+                        let credited = self.sum(super::sessions::credited_key(session))?;
+                        let later = credited.saturating_sub(invoice.credited.signed());
+                        credit.saturating_sub(later)
                     }
                 };
                 let left = Msat::from_signed(left).unwrap_or_default();
@@ -266,7 +282,8 @@ impl<E: Engine> Store<E> {
                 };
                 if let Purpose::Session { session, .. } = invoice.purpose {
                     batch.push(Op::Add(credit_key(session), negative(left)));
-                    batch.push(Op::Add(super::sessions::credited_key(session), -1));
+                    let key = super::sessions::credited_key(session);
+                    batch.push(Op::Add(key, negative(invoice.credited)));
                 }
                 let expired = Progress::Expired { at_ms: now_ms };
                 batch.push(self.put_invoice(&Invoice { progress: expired, ..invoice.clone() })?);
@@ -289,11 +306,11 @@ impl<E: Engine> Ledger for Store<E> {
         if used || self.invoice(&invoice.hash)?.is_some() {
             return Ok(());
         }
-        let batch = match session {
+        let (batch, change) = match session {
             Some(session) => self.opened(session, invoice)?,
-            None => vec![self.put_invoice(invoice)?],
+            None => (vec![self.put_invoice(invoice)?], 1),
         };
-        self.write_counted(batch, 1)
+        self.write_counted(batch, change)
     }
 
     fn unpaid(&self) -> u64 {
@@ -350,8 +367,7 @@ impl<E: Engine> Ledger for Store<E> {
                 return Ok(invoice.map_or(Credit::Unclaimed, |of| Credit::Overpaid(of, excess)));
             }
         } else if last_told == Some(payment.boot) && !told_before && booked.told > booked.known {
-            let session = booked.session;
-            self.credit_further(payment, payment.received, booked, now_ms)?;
+            let session = self.credit_further(payment, payment.received, booked, now_ms)?;
             return Ok(Credit::Repeated(session));
         }
         let told = pack(Table::Booked, payment.hash.as_bytes(), &booked)?;

@@ -164,6 +164,8 @@ pub struct Invoice {
     pub minted_ms: Option<u64>,
     /// How far it has come.
     pub progress: Progress,
+    /// What its payments brought to the viewer's credit so far.
+    pub credited: Msat,
     /// Its payment was nobody's at first: the hash may have been paid, and earned, before.
     pub claimed: bool,
 }
@@ -313,6 +315,9 @@ pub struct SessionRecord {
     pub failed: BTreeSet<PaymentHash>,
     /// When its time is over, in seconds since the Unix epoch.
     pub expires_at: u64,
+    /// It was made by a change and not by an invoice, and counts as an unpaid one until it has one; the store alone sets it.
+    #[serde(default)]
+    pub bare: bool,
 }
 
 /// [`Terms`] as they are stored.

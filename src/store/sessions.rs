@@ -3,7 +3,7 @@
 
 use super::engine::{Engine, Op, Store, Table, decode, put};
 use super::money::{credit_key, number_text, spent_key};
-use super::{Durability, Error, Invoice, Ledger, SessionRecord, SessionState, Sessions};
+use super::{Error, Invoice, Ledger, SessionRecord, SessionState, Sessions};
 use crate::domain::amount::Msat;
 use crate::domain::id::{PaymentHash, SegmentNumber, SessionId};
 use crate::runtime::lock;
@@ -11,8 +11,8 @@ use crate::runtime::lock;
 impl<E: Engine> Sessions for Store<E> {
     fn open_invoice(&self, session: &SessionRecord, invoice: &Invoice) -> Result<(), Error> {
         let _guard = lock(&self.money);
-        let batch = self.opened(session, invoice)?;
-        self.write_counted(batch, 1)
+        let (batch, change) = self.opened(session, invoice)?;
+        self.write_counted(batch, change)
     }
 
     fn covers(&self, id: SessionId, number: SegmentNumber, amount: Msat) -> Result<bool, Error> {
@@ -64,7 +64,7 @@ impl<E: Engine> Sessions for Store<E> {
             for (_, value) in &rows {
                 let record: SessionRecord = decode(value)?;
                 if record.expires_at < expired_before_s {
-                    over.push(record.id);
+                    over.push(record);
                 }
             }
             forgotten = forgotten.saturating_add(self.forget(over)?);
@@ -73,17 +73,22 @@ impl<E: Engine> Sessions for Store<E> {
 
     fn put_session(&self, session: &SessionRecord) -> Result<(), Error> {
         let _guard = lock(&self.money);
-        let op = put(Table::Sessions, session_key(session.id), session)?;
-        self.engine.write(vec![op], Durability::Process)
+        let stored = self.session_record(session.id)?;
+        let bare = stored.as_ref().is_none_or(|record| record.bare);
+        let record = SessionRecord { bare, ..session.clone() };
+        let op = put(Table::Sessions, session_key(session.id), &record)?;
+        self.write_counted(vec![op], i64::from(stored.is_none()))
     }
 }
 
 impl<E: Engine> Store<E> {
     /// Forgets those of some sessions that have neither invoices nor credit; how many.
-    fn forget(&self, over: Vec<SessionId>) -> Result<u64, Error> {
+    fn forget(&self, over: Vec<SessionRecord>) -> Result<u64, Error> {
         let mut forgotten = 0_u64;
-        for id in over {
+        for SessionRecord { id, .. } in over {
             let _guard = lock(&self.money);
+            // It may have got its first invoice meanwhile.
+            let bare = self.session_record(id)?.is_some_and(|record| record.bare);
             let invoices = self.rows(format!("invoice/{id}/"))?;
             let paid = self.rows(format!("paid/{id}/"))?;
             if !invoices.is_empty() || !paid.is_empty() || self.sum(credit_key(id))? != 0 {
@@ -97,26 +102,34 @@ impl<E: Engine> Store<E> {
             batch.push(Op::Delete(Table::Balances, spent_key(id)));
             batch.push(Op::Delete(Table::Balances, paid_count_key(id)));
             batch.push(Op::Delete(Table::Balances, credited_key(id)));
-            self.engine.write(batch, Durability::Process)?;
+            self.write_counted(batch, if bare { -1 } else { 0 })?;
             forgotten = forgotten.saturating_add(1);
         }
         Ok(forgotten)
     }
 
-    /// The changes that keep an invoice of a session, and the session with its first one.
+    /// The changes that keep an invoice of a session, and the session with its first one; and how the number of what is unpaid changes with them.
     pub(super) fn opened(
         &self,
         session: &SessionRecord,
         invoice: &Invoice,
-    ) -> Result<Vec<Op>, Error> {
+    ) -> Result<(Vec<Op>, i64), Error> {
         let mut batch = vec![
             self.put_invoice(invoice)?,
             put(Table::Sessions, invoice_key(session.id, &invoice.hash), &invoice.hash)?,
         ];
-        if self.session_record(session.id)?.is_none() {
-            batch.push(put(Table::Sessions, session_key(session.id), session)?);
+        let stored = self.session_record(session.id)?;
+        // A record that stood alone is counted with its invoice from now on.
+        let change = i64::from(!stored.as_ref().is_some_and(|record| record.bare));
+        let record = match stored {
+            Some(record) if record.bare => Some(SessionRecord { bare: false, ..record }),
+            Some(_) => None,
+            None => Some(SessionRecord { bare: false, ..session.clone() }),
+        };
+        if let Some(record) = record {
+            batch.push(put(Table::Sessions, session_key(session.id), &record)?);
         }
-        Ok(batch)
+        Ok((batch, change))
     }
 
     /// The keys with a prefix.
@@ -139,10 +152,9 @@ pub(super) fn invoice_key(id: SessionId, hash: &PaymentHash) -> String {
 }
 
 /// The changes that move an invoice to those that are paid.
-pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 4], Error> {
+pub(super) fn paid(id: SessionId, hash: &PaymentHash) -> Result<[Op; 3], Error> {
     Ok([
         Op::Add(paid_count_key(id), 1),
-        Op::Add(credited_key(id), 1),
         Op::Delete(Table::Sessions, invoice_key(id, hash).into_bytes()),
         put(Table::Sessions, paid_key(id, hash), hash)?,
     ])
@@ -152,7 +164,12 @@ fn paid_count_key(id: SessionId) -> Vec<u8> {
     format!("paid/{id}").into_bytes()
 }
 
-/// How many of its invoices were paid and have not expired since.
+/// The changes that add to a session's credit.
+pub(super) fn credited(id: SessionId, amount: Msat) -> [Op; 2] {
+    [Op::Add(credit_key(id), amount.signed()), Op::Add(credited_key(id), amount.signed())]
+}
+
+/// What was credited for those of its invoices that have not expired since, drawn or not.
 pub(super) fn credited_key(id: SessionId) -> Vec<u8> {
     format!("credited/{id}").into_bytes()
 }

@@ -517,3 +517,17 @@ async fn a_client_whose_sessions_pay_is_never_in_debt() {
         assert_eq!(app.get(&session.segment(1)).await.status, 200);
     }
 }
+
+#[tokio::test]
+async fn sessions_that_begin_with_a_free_segment_owe_their_invoices_like_others() {
+    let app = TestApp::with(|config| {
+        config.payment.unpaid_per_client_max = NonZeroU32::new(3).unwrap();
+    });
+    let film = app.film().await;
+    for _ in 0..4 {
+        let session = Session::short(&app, &film).await;
+        assert_eq!(app.get(&session.segment(0)).await.status, 200);
+    }
+    use sluice::store::Ledger as _;
+    assert!(app.store.unpaid() <= 3, "{}", app.store.unpaid());
+}

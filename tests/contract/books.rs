@@ -212,6 +212,7 @@ pub fn invoice(number: u128, amount: u64) -> Invoice {
         expires_at: 600,
         minted_ms: None,
         progress: Progress::Open,
+        credited: Msat::ZERO,
         claimed: false,
     }
 }
@@ -229,6 +230,7 @@ pub fn session(number: u128) -> SessionRecord {
         ended: false,
         paused: false,
         failed: std::collections::BTreeSet::new(),
+        bare: false,
         expires_at: 2_000_000_000,
     }
 }

@@ -40,7 +40,8 @@ fn a_payment_is_credit_until_it_is_redeemed<K: Kind>(books: &mut Books<K>) {
     let invoice = invoice(1, 2_000);
     books.record(&invoice).unwrap();
     assert_eq!(books.redeem(&invoice.hash, segment(1), 5, 60).unwrap(), Redeem::Unpaid);
-    let credited = Invoice { progress: Progress::Credited { at_ms: 1_000 }, ..invoice.clone() };
+    let progress = Progress::Credited { at_ms: 1_000 };
+    let credited = Invoice { progress, credited: Msat::new(2_000), ..invoice.clone() };
     assert_eq!(books.pay(&invoice, 2_000), Credit::Applied(credited.clone()));
     books.reopen();
     assert_eq!(books.invoice(&invoice.hash).unwrap(), Some(credited));

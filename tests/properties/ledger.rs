@@ -87,6 +87,7 @@ fn session(number: u8) -> SessionRecord {
         ended: false,
         paused: false,
         failed: std::collections::BTreeSet::new(),
+        bare: false,
         expires_at: 2_000_000_000,
     }
 }
@@ -181,6 +182,7 @@ impl Both {
             expires_at: 600,
             minted_ms: None,
             progress: Progress::Open,
+            credited: Msat::ZERO,
             claimed: false,
         };
         match of {
@@ -188,7 +190,9 @@ impl Both {
             Some(of) => self.store.open_invoice(&session(of), &invoice).unwrap(),
         }
         let of = of.map_or(For::Segment, For::Session);
-        self.model.invoices.insert(n, model::Invoice { amount, of, stage: Stage::Open, at: 0 });
+        self.model
+            .invoices
+            .insert(n, model::Invoice { amount, of, stage: Stage::Open, at: 0, credited: 0 });
     }
 
     fn plan(&mut self, planned: u64, amount: u64) -> bool {

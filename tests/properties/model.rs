@@ -24,6 +24,8 @@ pub struct Invoice {
     pub of: For,
     pub stage: Stage,
     pub at: u64,
+    /// What a session got for it.
+    pub credited: u64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -87,6 +89,7 @@ impl Model {
             For::Session(session) => {
                 paid.session = Some(session);
                 *self.credit.entry(session).or_default() += paid.unclaimed;
+                invoice.credited = paid.unclaimed;
                 paid.unclaimed
             }
         };
@@ -117,11 +120,15 @@ impl Model {
         }
         paid.total += more;
         paid.payments += 1;
-        let session = paid.session;
         self.received += more;
-        match session {
-            Some(session) => {
+        // A session's for as long as the invoice is its credit: nothing would end what comes later.
+        let credited = |of: &&mut Invoice| of.stage == Stage::Credited;
+        let of_session = paid.session.zip(self.invoices.get_mut(&n).filter(credited));
+        paid.session = paid.session.filter(|_| of_session.is_some());
+        match of_session {
+            Some((session, invoice)) => {
                 *self.credit.entry(session).or_default() += more;
+                invoice.credited += more;
                 self.viewers += more;
             }
             None => {
@@ -155,6 +162,7 @@ impl Model {
             For::Session(session) => {
                 self.viewers += amount;
                 *self.credit.entry(session).or_default() += amount;
+                invoice.credited = amount;
                 Some(session)
             }
         };
@@ -198,10 +206,9 @@ impl Model {
     pub fn sweep(&mut self, before: u64, now: u64) {
         for n in self.invoices.keys().copied().collect::<Vec<_>>() {
             let of = self.invoices[&n].of;
-            let others = self.invoices.iter().filter(|(m, _)| **m != n);
-            let last = !others
-                .into_iter()
-                .any(|(_, other)| other.of == of && other.stage == Stage::Credited);
+            let others = self.invoices.iter().filter(|(m, other)| **m != n && other.of == of);
+            let others = others.filter(|(_, other)| other.stage == Stage::Credited);
+            let of_others: u64 = others.map(|(_, other)| other.credited).sum();
             let invoice = self.invoices.get_mut(&n).unwrap();
             match invoice.stage {
                 Stage::Credited if invoice.at < before => {
@@ -209,8 +216,8 @@ impl Model {
                     let mut left = invoice.amount;
                     if let For::Session(session) = invoice.of {
                         let credit = self.credit.entry(session).or_default();
-                        // With the last goes what was paid beyond the invoices.
-                        left = if last { *credit } else { left.min(*credit) };
+                        // What is left belongs to the others first.
+                        left = credit.saturating_sub(of_others);
                         *credit -= left;
                     }
                     self.earn(left, 0);

@@ -248,7 +248,6 @@ impl Operator for SimNode {
             height: 1,
             onchain_sat: 0,
             onchain_spendable_sat: 0,
-            channel_record_bytes: 0,
             lightning_sat: 0,
             channels: Vec::new(),
             peers: 0,

@@ -112,6 +112,7 @@ pub(super) fn channel(channel: &ChannelDetails) -> Channel {
         balance_msat: sides.balance_msat(),
         pending_msat: sides.pending_msat(),
         reserve_sat,
+        record_bytes: 0,
         ready: channel.is_channel_ready,
         usable: channel.is_usable,
         announced: channel.is_announced,

@@ -1,6 +1,7 @@
 //! Credit that the server lost and the payer can prove.
 
 use super::{SessionGate, new_record};
+use crate::domain::amount::Msat;
 use crate::domain::id::Preimage;
 use crate::domain::ledger::{IncomingPayment, Split};
 use crate::paywall::token::SessionToken;
@@ -63,6 +64,7 @@ impl SessionGate {
             expires_at: receipt.expires_at,
             minted_ms: None,
             progress: Progress::Open,
+            credited: Msat::ZERO,
             claimed: false,
         };
         parts.store.restore(Some(&new_record(session, split)), &invoice)?;

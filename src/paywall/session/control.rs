@@ -146,6 +146,7 @@ impl SessionGate {
                 Some(record) => record,
                 None => {
                     // A record that no invoice made weighs as much as one.
+                    self.paywall.limit_in_all(Some(client))?;
                     self.paywall.owe(client)?;
                     new_record(session, split)
                 }

@@ -95,6 +95,8 @@ impl SessionGate {
         }
         let credit = stored.map_or(Msat::ZERO, |state| state.credit);
         let committed = committed.checked_add(credit).unwrap_or(session.max);
+        // What is kept for who waits longer does not pay for what plays here.
+        let credit = credit.saturating_sub(live.queue.before(live.window.playhead()));
         let view = View {
             timeline: &stage.media.timeline,
             terms: terms(session),
@@ -107,7 +109,8 @@ impl SessionGate {
         // A wallet that reports one failure after the other must not fill the disk.
         let paid = stored.map_or(0, |state| state.paid);
         let kept = if paid == 0 { UNPAID_MAX } else { UNPAID_KEPT.saturating_add(paid) };
-        let room = kept.saturating_sub(unpaid.len());
+        // One can be open at any time: what expired would otherwise keep the payer from paying for as long as it is kept.
+        let room = kept.saturating_sub(unpaid.len()).max(usize::from(open_ones == 0));
         due.truncate(UNPAID_MAX.saturating_sub(open_ones).min(room));
         Ok(due)
     }

@@ -43,6 +43,7 @@ pub(super) fn new_record(session: &SessionToken, split: Split) -> SessionRecord 
         ended: false,
         paused: false,
         failed: BTreeSet::new(),
+        bare: false,
         expires_at: session.expires_at,
     }
 }
