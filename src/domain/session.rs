@@ -42,7 +42,8 @@ pub struct Window {
     stable_at_ms: u64,
     /// Until when it stays for those who wait there.
     turn_until_ms: u64,
-    /// Since when jumps have followed each other without one that stood.
+    /// When the last jump was, and since when jumps have followed each other without one that stood.
+    jumped_ms: u64,
     jumps_since_ms: u64,
 }
 
@@ -85,6 +86,7 @@ impl Window {
             clock_at: 0,
             stable_at_ms: 0,
             turn_until_ms: 0,
+            jumped_ms: 0,
             jumps_since_ms: 0,
         }
     }
@@ -117,12 +119,16 @@ impl Window {
         self.width = 1;
         self.clock_ms = now_ms;
         self.clock_at = number.0;
-        // Who jumps on and on is believed in the end: nobody keeps the others waiting for ever.
-        if now_ms >= self.stable_at_ms {
+        // Who jumps on and on is believed once each turn: nobody keeps the others waiting for ever.
+        if now_ms >= self.jumped_ms.saturating_add(SEEK_STABLE_MS) {
             self.jumps_since_ms = now_ms;
         }
         let latest = self.jumps_since_ms.saturating_add(TURN_MS);
         self.stable_at_ms = now_ms.saturating_add(SEEK_STABLE_MS).min(latest).max(now_ms);
+        if now_ms >= latest {
+            self.jumps_since_ms = now_ms;
+        }
+        self.jumped_ms = now_ms;
         self.turn_until_ms = now_ms.saturating_add(TURN_MS);
         Ask::Seek
     }
@@ -275,6 +281,19 @@ mod tests {
         assert_eq!(film.due(&Window::new(3, 1, 0), 0, 0), [[2]]);
         assert_eq!(film.due(&Window::new(3, 1, 0), 0, 4_000), [[2], [3], [4]]);
         assert_eq!(Film::new(0).due(&Window::new(3, 1, 0), 0, 0), [[0], [1], [2]]);
+    }
+
+    #[test]
+    fn who_jumps_on_and_on_is_believed_in_the_end_and_once_each_turn() {
+        let film = Film::new(0);
+        let mut window = Window::new(3, 1, 0);
+        let mut invoiced = Vec::new();
+        for n in 1..=20_u32 {
+            let now = 10_000 + u64::from(n) * 400;
+            window.ask(SegmentNumber((n * 37) % 100), false, now);
+            invoiced.extend(film.due(&window, 0, now).first().map(|_| now));
+        }
+        assert_eq!(invoiced, [12_400, 14_400, 16_400], "not never, and not each of them");
     }
 
     #[test]

@@ -248,6 +248,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_client_wrote_before_the_proxys_words_hides_nothing() {
+        let mut headers = HeaderMap::new();
+        let value = header::HeaderValue::from_bytes(b"\xff, 203.0.113.7").unwrap();
+        headers.append("x-forwarded-for", value);
+        let address = "203.0.113.7".parse().unwrap();
+        assert_eq!(forwarded(&headers, |_| false), Forwarded::For(address));
+    }
+
+    #[test]
     fn what_is_no_address_is_not_searched_for_one() {
         for element in ["unknown", "_hidden", "", "1.2.3.4.5", "[::1", "for=192.0.2.1", "\""] {
             assert_eq!(said(&[&format!("192.0.2.1, {element}")]), Forwarded::Unreadable(element));

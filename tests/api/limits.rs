@@ -381,6 +381,8 @@ async fn what_is_paid_finds_memory_where_free_media_took_theirs_and_else_waits_a
     for n in 0..3 {
         open.push(from(n, &film.segment(0)).open().await);
     }
+    let init = film.segment(0).replace("0.m4s", "init.mp4");
+    assert_eq!(from(6, &init).send().await.status, 200, "without it no paid segment plays");
     let begun = std::time::Instant::now();
     let free = tokio::spawn(from(3, &film.segment(0)).send());
     let call = from(4, &film.segment(1)).with("authorization", &credential);
