@@ -47,6 +47,11 @@ impl TestApp {
     }
 
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::over(Blobs::in_memory(), change)
+    }
+
+    /// With its media in a place of the test's own.
+    pub fn over(blobs: Blobs, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.lightning.network = Network::Regtest;
         change(&mut config);
@@ -59,7 +64,7 @@ impl TestApp {
             clock: Arc::new(ManualClock::at_ms(now.as_secs() * 1_000)),
             transcoder: Arc::default(),
             spool: tempfile::tempdir().unwrap(),
-            blobs: Blobs::in_memory(),
+            blobs,
             config,
         });
         app.operator = app.shared.library.create_operator_key().unwrap();
@@ -321,12 +326,16 @@ impl Reply {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// Asserts a problem document (RFC 9457) of this status and code, and gives it.
+    /// Asserts a problem document (RFC 9457) of this status and code, and gives it; who is to come again is told when.
     #[track_caller]
     pub fn problem(&self, status: u16, code: &str) -> Value {
         assert_eq!(self.status.as_u16(), status, "{self:?}");
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
         assert_eq!(self.header("cache-control"), Some("no-store"), "{self:?}");
+        if matches!(status, 429 | 503) {
+            let seconds = self.header("retry-after").map(str::parse::<u64>);
+            assert!(matches!(seconds, Some(Ok(1..))), "no Retry-After: {self:?}");
+        }
         let body = self.json();
         assert_eq!(body["code"], code, "{body}");
         assert_eq!(body["status"], status, "{body}");

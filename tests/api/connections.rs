@@ -13,13 +13,13 @@ use crate::app::{Challenge, DEADLINE, Film, TestApp, until};
 use crate::limits::metric;
 use crate::sessions::{Session, pay};
 
-struct Listening {
-    address: SocketAddr,
+pub struct Listening {
+    pub address: SocketAddr,
     cancel: CancellationToken,
 }
 
 impl Listening {
-    async fn on(app: &TestApp, options: Options) -> Self {
+    pub async fn on(app: &TestApp, options: Options) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let cancel = CancellationToken::new();
@@ -33,7 +33,7 @@ impl Listening {
         format!("http://{}{path}", self.address)
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 }
@@ -44,7 +44,8 @@ impl Drop for Listening {
     }
 }
 
-async fn said(stream: &mut TcpStream, request: &str) -> String {
+/// Asks; the head of the answer, up to its empty line.
+pub async fn said(stream: &mut TcpStream, request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut head = Vec::new();
     let read = async {

@@ -117,6 +117,7 @@ async fn a_flood_that_pays_nothing_is_refused_while_a_session_that_paid_is_serve
     app.get(&session.segment(1)).await;
     pay(&app, &session.open(&app).await[0]).await;
     let mut challenges = 0;
+    let (_, synced) = app.engine.writes();
     let refused = loop {
         let reply = app.get(&film.segment(1)).await;
         if reply.status != 402 {
@@ -126,7 +127,11 @@ async fn a_flood_that_pays_nothing_is_refused_while_a_session_that_paid_is_serve
     };
     refused.problem(429, "too_many");
     assert!(refused.header("retry-after").is_some());
-    assert!(challenges <= 12, "{challenges}");
+    assert!((1..=12).contains(&challenges), "{challenges}");
+    for _ in 0..100 {
+        app.get(&film.segment(1)).await.problem(429, "too_many");
+    }
+    assert_eq!(app.engine.writes().1, synced, "the disk is waited for by nobody who did not pay");
     app.get(&Session::short(&app, &film).await.segment(1)).await.problem(429, "too_many");
     assert_eq!(app.get(&session.segment(1)).await.status, 200);
     assert!(!session.open(&app).await.is_empty(), "who paid before gets further invoices");
@@ -136,6 +141,44 @@ async fn a_flood_that_pays_nothing_is_refused_while_a_session_that_paid_is_serve
     use sluice::store::Ledger as _;
     app.store.sweep(now / 1_000 - 4 * 3_600, 0, now).unwrap();
     Challenge::of(&app.get(&film.segment(1)).await);
+}
+
+#[tokio::test]
+async fn a_flood_of_sessions_writes_nothing_and_of_those_that_are_played_nothing_synchronously() {
+    let app = TestApp::with(|config| {
+        config.payment.challenges_per_client_per_minute = NonZeroU32::new(300).unwrap();
+    });
+    let film = app.film().await;
+    let begin = || {
+        let wish = json!({ "video": film.video, "hold_ms": 0 });
+        app.call("POST", "/api/v1/sessions").json(wish).send()
+    };
+    let (writes, synced) = app.engine.writes();
+    let mut begun = Vec::new();
+    for _ in 0..20 {
+        begun.push(begin().await.json());
+    }
+    assert_eq!(app.engine.writes(), (writes, synced), "a session is a signed token");
+    for session in begun {
+        let playlist = text(&session["playlist"]);
+        let segment = playlist.replace("index.m3u8", "480p/1.m4s");
+        app.get(&segment).await.problem(402, "payment_required");
+    }
+    let played = app.engine.writes();
+    assert!(played.0 >= writes + 20, "their invoices are kept");
+    assert_eq!(played.1, synced, "and the disk is not waited for");
+    let mut more = 0;
+    let refused = loop {
+        let reply = begin().await;
+        if reply.status != 201 {
+            break reply;
+        }
+        more += 1;
+        assert!(more < 10_000, "without bound");
+    };
+    refused.problem(429, "too_many");
+    assert!(more > 0);
+    assert_eq!(app.engine.writes(), played, "neither those that begin nor those that are refused");
 }
 
 #[tokio::test]

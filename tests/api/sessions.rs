@@ -436,3 +436,14 @@ async fn what_is_paid_plays_where_there_is_no_room_for_the_session() {
     // Nobody uses the other one now: it makes room.
     app.get(&session.segment(2)).await.problem(402, "payment_required");
 }
+
+#[tokio::test]
+async fn a_stream_with_nothing_to_tell_says_within_sixteen_seconds_that_it_lives() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = Session::short(&app, &film).await;
+    let mut events = session.events(&app).await;
+    assert!(!events.rest().await.is_empty(), "the first invoices");
+    let beat = events.raw(Duration::from_secs(16)).await.expect("a comment in time");
+    assert_eq!(&beat[..], b":\n\n", "a comment is no event");
+}

@@ -103,11 +103,11 @@ async fn what_is_paid_goes_to_who_waits_longest() {
     let mut events = session.events(&app).await;
     let first = [events.named("invoice").await, events.named("invoice").await];
     let far = tokio::spawn(app.call("GET", &session.segment(6)).send());
-    while events.named("waiting").await.data["segment"] != 6 {}
+    events.such("waiting", |data| data["segment"] == 6).await;
     let mut near = Vec::new();
     for number in 1..4 {
         near.push(tokio::spawn(app.call("GET", &session.segment(number)).send()));
-        while events.named("waiting").await.data["segment"] != number {}
+        events.such("waiting", |data| data["segment"] == number).await;
     }
     pay(&app, &first[0].data).await;
     assert_eq!(far.await.unwrap().status, 200, "it came first");
@@ -128,14 +128,14 @@ async fn where_a_player_waits_the_playhead_stays_for_a_while_and_then_goes_to_th
     let far = tokio::spawn(app.call("GET", &session.segment(6)).send());
     assert_eq!(events.named("seek").await.data["segment"], 6);
     app.advance(Duration::from_millis(500));
-    while events.named("invoice").await.data["segments"] != json!([6]) {}
+    events.such("invoice", |data| data["segments"] == json!([6])).await;
     let near = tokio::spawn(app.call("GET", &session.segment(3)).send());
-    while events.named("waiting").await.data["segment"] != 3 {}
+    events.such("waiting", |data| data["segment"] == 3).await;
     assert_eq!(session.status(&app).await["position"], 6, "it is needed there");
     app.advance(Duration::from_millis(1_500));
     assert_eq!(events.named("seek").await.data["segment"], 3, "its turn");
     app.advance(Duration::from_millis(500));
-    while events.named("invoice").await.data["segments"] != json!([3]) {}
+    events.such("invoice", |data| data["segments"] == json!([3])).await;
     far.abort();
     near.abort();
 }

@@ -1,7 +1,7 @@
 //! Reads a stream of server-sent events.
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use axum::http::HeaderMap;
@@ -41,12 +41,25 @@ impl Events {
 
     /// The next event of a name; what comes before it is of no interest.
     pub async fn named(&mut self, name: &str) -> Event {
+        self.such(name, |_| true).await
+    }
+
+    /// The next event of a name whose data are such; within the deadline, however many others come.
+    pub async fn such(&mut self, name: &str, is: impl Fn(&Value) -> bool) -> Event {
+        let begun = Instant::now();
         loop {
             let event = self.next().await;
-            if event.name == name {
+            if event.name == name && is(&event.data) {
                 return event;
             }
+            assert!(begun.elapsed() < DEADLINE, "no {name} of this kind");
         }
+    }
+
+    /// What comes next on the wire, comments too; nothing where nothing comes in time.
+    pub async fn raw(&mut self, wait: Duration) -> Option<Bytes> {
+        let next = tokio::time::timeout(wait, self.body.next()).await;
+        Some(next.ok()?.expect("the stream goes on").unwrap())
     }
 
     /// Whether the stream ends, with nothing more in it.

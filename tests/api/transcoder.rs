@@ -39,7 +39,7 @@ impl FakeTranscoder {
         self.script.lock().unwrap().extend(script);
     }
 
-    /// Segment 1 has at least so many bytes from now on.
+    /// Segment 1 is as [`large`] from now on.
     pub fn large(&self, bytes: usize) {
         *self.large.lock().unwrap() = bytes;
     }
@@ -53,6 +53,22 @@ impl FakeTranscoder {
 pub fn bytes(rendition: &str, number: Option<u32>) -> Vec<u8> {
     let name = number.map_or("init".to_owned(), |number| number.to_string());
     format!("{rendition}/{name} ").repeat(20).into_bytes()
+}
+
+/// The bytes of a segment that has at least so many: no two places look alike.
+pub fn large(rendition: &str, number: Option<u32>, len: usize) -> Vec<u8> {
+    let mut bytes = bytes(rendition, number);
+    let len = len.max(bytes.len());
+    // By eight, because this is not optimised.
+    let words = (1_u64..).map(|n| n.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
+    for word in words {
+        if bytes.len() >= len {
+            break;
+        }
+        bytes.extend(word);
+    }
+    bytes.truncate(len);
+    bytes
 }
 
 fn timeline() -> Timeline {
@@ -77,13 +93,11 @@ async fn write(
     output: &Path,
     rendition: &RenditionName,
     number: Option<u32>,
-    large: usize,
+    len: usize,
 ) -> (String, u64) {
     let name = number.map_or("init.mp4".to_owned(), |number| format!("{number}.m4s"));
-    let (file, mut bytes) = (format!("{rendition}-{name}"), bytes(rendition.as_str(), number));
-    if number == Some(1) && bytes.len() < large {
-        bytes.resize(large, b' ');
-    }
+    let len = if number == Some(1) { len } else { 0 };
+    let (file, bytes) = (format!("{rendition}-{name}"), large(rendition.as_str(), number, len));
     tokio::fs::write(output.join(&file), &bytes).await.unwrap();
     (file, bytes.len() as u64)
 }

@@ -1,8 +1,11 @@
 //! What only a database on disk can show.
 
+use std::path::Path;
+
+use sluice::store::engine::{Engine as _, Op, Table};
 use sluice::store::memory::Memory;
 use sluice::store::rocks::Rocks;
-use sluice::store::{Error, Ledger as _, Storage as _, Store};
+use sluice::store::{Durability, Error, Ledger as _, Storage as _, Store};
 
 use crate::books::{TOLD, invoice, payment};
 
@@ -29,6 +32,49 @@ fn a_database_that_is_damaged_is_not_said_to_be_in_use() {
         }
     }
     assert!(matches!(Rocks::open(&path), Err(Error::Failed(_))), "the operator would look in vain");
+}
+
+/// The mark of the format, and where it stands.
+const FORMAT: (Table, &[u8]) = (Table::Catalog, b"format");
+
+/// Changes a database as another version of this program would have left it.
+fn left(path: &Path, ops: Vec<Op>) {
+    Rocks::open(path).unwrap().write(ops, Durability::Disk).unwrap();
+}
+
+/// Asserts that it is refused, with the place, its own format and that of this program; whenever it is tried.
+#[track_caller]
+fn refused(path: &Path, format: u32, ours: u32) {
+    for _ in 0..2 {
+        let Err(Error::Failed(sentence)) = Rocks::open(path) else { panic!("{format}: opened") };
+        let parts = [path.display().to_string(), format!("is of format {format},")];
+        assert!(parts.iter().all(|part| sentence.contains(part)), "{sentence}");
+        assert!(sentence.contains(&format!("reads format {ours}:")), "{sentence}");
+        assert!(sentence.contains("data_dir"), "it says what to do: {sentence}");
+    }
+}
+
+#[test]
+fn a_database_of_another_format_is_refused_with_both_numbers_and_the_path() {
+    let directory = tempfile::tempdir().unwrap();
+    let (table, key) = FORMAT;
+    let fresh = directory.path().join("fresh");
+    let read = || Rocks::open(&fresh).unwrap().get(table, key).unwrap().expect("it is marked");
+    let first = read();
+    assert_eq!(read(), first, "a fresh one opens again");
+    let ours: u32 = String::from_utf8(first).unwrap().parse().unwrap();
+
+    // The first versions wrote no mark, whatever it was that they wrote.
+    let rows = [(Table::Catalog, &b"boot"[..]), (Table::Node, &b"\0\0manager"[..])];
+    for (n, (of, row)) in rows.into_iter().enumerate() {
+        let path = directory.path().join(format!("unmarked-{n}"));
+        let mark = Op::Delete(table, key.to_vec());
+        left(&path, vec![mark, Op::Put(of, row.to_vec(), b"1".to_vec())]);
+        refused(&path, 1, ours);
+    }
+    let path = directory.path().join("later");
+    left(&path, vec![Op::Put(table, key.to_vec(), (ours + 1).to_string().into_bytes())]);
+    refused(&path, ours + 1, ours);
 }
 
 #[test]

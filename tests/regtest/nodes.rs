@@ -1,22 +1,31 @@
 //! Two real nodes with a channel under the suite of all nodes, `tests/contract/lightning.rs`.
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ::lightning::ln::channelmanager::PaymentId;
+use ::lightning::types::payment::PaymentHash;
+use ::lightning::util::ser::Writeable as _;
 use futures::future::join_all;
+use ldk_node::payment::{PaymentDetails, PaymentDirection, PaymentKind, PaymentStatus};
 use sluice::domain::amount::Msat;
 use sluice::domain::id::{NodeId, Preimage};
 use sluice::lightning::fake::FakeNode;
 use sluice::lightning::ldk::{self, LdkNode};
 use sluice::lightning::regtest::Bitcoind;
 use sluice::lightning::{Error, Issuer as _, Network, Node, OpenChannel, Operator as _, Options};
-use sluice::store::Store;
+use sluice::runtime::random_bytes;
 use sluice::store::memory::Memory;
+use sluice::store::rocks::Rocks;
+use sluice::store::{Durability, NodeKey, NodeState as _, Store};
 use tempfile::TempDir;
 
 use crate::lightning::{self, Pair};
+use crate::world::server::Settings;
 use crate::world::wallet::Wallet;
-use crate::world::{self, CHANNEL_SAT, FUNDS_SAT, MATURITY, bitcoind, until};
+use crate::world::{self, CHANNEL_SAT, FUNDS_SAT, MATURITY, World, bitcoind, until};
 
 const EXPIRY: Duration = Duration::from_secs(600);
 
@@ -40,8 +49,7 @@ impl Channel {
     async fn new() -> Self {
         let (bitcoind, dir) = (bitcoind().await, tempfile::tempdir().unwrap());
         let peer = Wallet::start(&dir.path().join("peer"), "peer", &bitcoind).await;
-        let (seed, options) =
-            (sluice::runtime::random_bytes(), world::lightning("node", &bitcoind));
+        let (seed, options) = (random_bytes(), world::lightning("node", &bitcoind));
         let (state, boot) = (Arc::new(Store::new(Memory::default())), 1);
         let node = start(&options, seed, &state, boot, &dir).await;
 
@@ -156,4 +164,87 @@ async fn of_more_payments_than_a_channel_has_slots_none_stays_pending() {
     let tries: usize = join_all(invoices.iter().map(pay)).await.into_iter().sum();
     assert!(tries > PAYMENTS, "the slots were never all taken");
     channel.peer.stop().await;
+}
+
+/// The ids of all payments of which a stopped server's node keeps a record.
+fn records(data_dir: &Path) -> BTreeSet<String> {
+    let store = Store::new(Rocks::open(&data_dir.join("db")).unwrap());
+    store.list("payments", "").unwrap().into_iter().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_keysends_invoices_and_payouts_that_are_over_the_servers_node_keeps_no_record() {
+    const KEYSENDS: u64 = 6;
+    let (mut world, video, _) = World::with_the_clip(&Settings::default()).await;
+    world.rest().await;
+    world.server.stop().await;
+    // Transactions on chain are kept, and grow with nothing that is watched.
+    let before = records(&world.server.data_dir);
+    world.server.start(&[]).await;
+    world.reconnect().await;
+
+    let info = world.server.operator().json("/api/v1/node").await;
+    let server: NodeId = info["id"].as_str().unwrap().parse().unwrap();
+    for n in 0..KEYSENDS {
+        let preimage = Preimage::new(random_bytes());
+        let amount = Msat::new(1_000 + n);
+        world.viewer.node.keysend(server, amount, &preimage, Msat::new(1_000)).await.unwrap();
+        world.viewer.outcome(preimage.hash()).await.expect("it arrives");
+    }
+    let client = world.server.anybody();
+    let renditions = client.renditions(&format!("/hls/{video}/index.m3u8")).await;
+    for segment in &renditions[0].segments[1..] {
+        assert!(client.buy(segment, &world.viewer).await.price.is_some());
+    }
+    let arrived = "sluice_payouts_total{outcome=\"arrived\"}";
+    until("all of it booked", async || {
+        world.server.payments("unclaimed").await == KEYSENDS
+            && world.server.payments("applied").await >= 4
+            && world.server.metric(arrived).await >= 1
+    })
+    .await;
+    world.rest().await;
+    world.server.stop().await;
+    assert_eq!(records(&world.server.data_dir), before, "after each event");
+    world.server.start(&[]).await;
+    world.reconnect().await;
+    world.rest().await;
+    world.server.stop().await;
+    assert_eq!(records(&world.server.data_dir), before, "told again, they leave none either");
+}
+
+/// A crash between an event's acknowledgement and the removal of its record leaves the record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_a_crash_left_goes_at_a_start_once_it_is_a_month_old_and_decided() {
+    const DAY_S: u64 = 86_400;
+    let (bitcoind, dir) = (bitcoind().await, tempfile::tempdir().unwrap());
+    let options = world::lightning("node", &bitcoind);
+    let state = Arc::new(Store::new(Memory::default()));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (id, days, status) in [
+        (1, 31, PaymentStatus::Succeeded),
+        (2, 31, PaymentStatus::Failed),
+        (3, 31, PaymentStatus::Pending),
+        (4, 29, PaymentStatus::Succeeded),
+    ] {
+        let record = PaymentDetails {
+            id: PaymentId([id; 32]),
+            kind: PaymentKind::Spontaneous { hash: PaymentHash([id; 32]), preimage: None },
+            amount_msat: Some(1_000),
+            fee_paid_msat: None,
+            direction: PaymentDirection::Inbound,
+            status,
+            latest_update_timestamp: now - days * DAY_S,
+        };
+        let key = NodeKey {
+            primary: "payments".to_owned(),
+            secondary: String::new(),
+            key: hex::encode([id; 32]),
+        };
+        state.write(&key, &record.encode(), Durability::Process).unwrap();
+    }
+    let node = start(&options, random_bytes(), &state, 1, &dir).await;
+    let left = state.list("payments", "").unwrap();
+    assert_eq!(left, [hex::encode([3; 32]), hex::encode([4; 32])], "pending, and too new");
+    node.stop().await;
 }

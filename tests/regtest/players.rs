@@ -26,7 +26,7 @@ const PAID_MSAT: i128 = 11 * SEGMENT_MSAT;
 /// A player takes the film's length and, at the slowest wallet, some waits.
 const WITHIN: Duration = Duration::from_secs(150);
 /// VLC refuses to run as root.
-const NOBODY: &str = "65534";
+pub const NOBODY: &str = "65534";
 
 /// What plays, how long its wallet takes for a payment, and the session's settings.
 #[derive(Debug, Clone)]
@@ -170,7 +170,8 @@ async fn vlc(playlist: &str) -> u32 {
     frames_of(&seen).await
 }
 
-async fn frames_of(file: &Path) -> u32 {
+/// The pictures of the film that a player wrote.
+pub async fn frames_of(file: &Path) -> u32 {
     let mut command = Command::new("ffprobe");
     command.args(["-v", "quiet", "-count_frames", "-select_streams", "v:0"]);
     command.args(["-show_entries", "stream=nb_read_frames", "-of", "csv=p=0"]).arg(file);

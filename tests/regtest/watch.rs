@@ -1,6 +1,6 @@
 //! `sluice watch`, the executable itself: its own node is funded, opens a channel, and pays a real server for films that real players play.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::ffmpeg;
+use crate::players::{NOBODY, frames_of};
 use crate::world::server::{Settings, output, run_within, sluice, utf8};
 use crate::world::{World, number, until};
 
@@ -102,6 +103,60 @@ async fn a_stranger_funds_a_wallet_watches_and_keeps_a_film_that_decodes() {
     assert_eq!((books.viewer_credit, books.unclaimed, books.verified), (0, 0, true));
     let said = done(watch(&world, &[])).await;
     assert!(said.contains("channels") && said.contains("can pay"), "{said}");
+}
+
+/// Players that are started by their names take no further arguments: their own configuration has them open no window, and write what they would
+/// show into this directory: mpv a file for each picture (it takes no file for a film from there), VLC a film.
+fn headless(command: &mut Command, home: &Path) {
+    let (mpv, vlc, bin) = (home.join("mpv"), home.join(".config/vlc"), home.join("bin"));
+    for directory in [&mpv, &vlc, &bin] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    let pictures = home.join("mpv-shows");
+    let pictures = pictures.display();
+    let shows = "vo=image\nvo-image-format=jpg\nuntimed=yes\naid=no";
+    let text = format!("{shows}\nvo-image-outdir={pictures}\n");
+    std::fs::write(mpv.join("mpv.conf"), text).unwrap();
+    let film = home.join("vlc.mkv");
+    let sout = format!("#std{{access=file,mux=mkv,dst={}}}", film.display());
+    let text = format!("[core]\nintf=dummy\nsout={sout}\nsout-audio=0\n");
+    std::fs::write(vlc.join("vlcrc"), text).unwrap();
+    command.env("MPV_HOME", mpv).env("HOME", home).env("XDG_RUNTIME_DIR", home);
+    for name in ["XDG_CONFIG_HOME", "DISPLAY", "WAYLAND_DISPLAY"] {
+        command.env_remove(name);
+    }
+    if home.metadata().unwrap().uid() == 0 {
+        // VLC refuses to run as root.
+        std::fs::set_permissions(home, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let drop = format!("setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups");
+        let script = format!("#!/bin/sh\nPATH='{path}'\nexport PATH\nexec {drop} vlc \"$@\"\n");
+        std::fs::write(bin.join("vlc"), script).unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(bin.join("vlc"), mode).unwrap();
+        command.env("PATH", format!("{}:{path}", bin.display()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mpv_and_vlc_are_started_by_their_names_and_play_the_film_to_its_end() {
+    let (world, page) = world().await;
+    let home = tempfile::tempdir().unwrap();
+    for player in ["mpv", "vlc"] {
+        // In one size: what VLC writes takes no other after the first.
+        let arguments = [&page, "--player", player, "--rendition", "240p", "--yes", "--json"];
+        let mut command = watch(&world, &arguments);
+        headless(&mut command, home.path());
+        let said: Value = serde_json::from_str(&done(command).await).unwrap();
+        let paid = number(&said, "/paid_msat");
+        assert_eq!((&said["end"], paid), (&"film".into(), CLIP_MSAT), "{player}: {said}");
+    }
+    let pictures = std::fs::read_dir(home.path().join("mpv-shows")).unwrap().count();
+    assert_eq!(pictures, usize::try_from(CLIP_FRAMES).unwrap(), "mpv");
+    assert_eq!(frames_of(&home.path().join("vlc.mkv")).await, CLIP_FRAMES, "VLC");
+    world.rest().await;
+    let books = world.server.totals().await;
+    assert_eq!((books.viewer_credit, books.unclaimed, books.verified), (0, 0, true));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,8 @@ impl Drop for Player {
 fn known(text: &str) -> Option<&'static [&'static str]> {
     match text {
         "mpv" => Some(&["mpv", "--no-terminal", "--force-window=immediate", PLACE]),
-        "vlc" => Some(&["vlc", "--play-and-exit", "--no-qt-privacy-ask", PLACE]),
+        // Nothing of its Qt windows: where they are not installed, VLC does not start with an option of theirs.
+        "vlc" => Some(&["vlc", "--play-and-exit", PLACE]),
         "ffplay" => Some(&["ffplay", "-autoexit", "-loglevel", "error", PLACE]),
         _ => None,
     }
