@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::lightning::{self, NodeInfo, Operator};
+use crate::lightning::{self, Channel, NodeInfo, Operator};
 use crate::paywall::Suspension;
 
 /// Looks after the node.
@@ -38,11 +38,11 @@ pub struct Sides {
     pub pending_msat: u64,
 }
 
-impl Operations {
-    /// What the usable channels hold together.
-    pub fn sides(&self) -> Sides {
-        let mut sides = Sides::default();
-        for channel in self.info().channels.iter().filter(|channel| channel.usable) {
+impl Sides {
+    /// Of a node's channels.
+    pub fn of(channels: &[Channel]) -> Self {
+        let mut sides = Self::default();
+        for channel in channels.iter().filter(|channel| channel.usable) {
             let add = |sum: u64, more: u64| sum.saturating_add(more);
             sides.usable = sides.usable.saturating_add(1);
             sides.inbound_msat = add(sides.inbound_msat, channel.inbound_msat);
@@ -52,12 +52,9 @@ impl Operations {
         }
         sides
     }
+}
 
-    /// The longest record that the node keeps of a channel, in bytes.
-    pub fn longest_record(&self) -> u64 {
-        self.info().channels.iter().map(|channel| channel.record_bytes).max().unwrap_or_default()
-    }
-
+impl Operations {
     /// Identity, balances and channels.
     pub fn info(&self) -> NodeInfo {
         self.node.info()

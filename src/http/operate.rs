@@ -12,6 +12,7 @@ use super::error::Answer;
 use super::extract::{Caller, Query};
 use crate::domain::id::PaymentHash;
 use crate::lightning::NodeInfo;
+use crate::operate::Sides;
 use crate::statements::Unclaimed;
 
 /// The media type of the OpenMetrics text format.
@@ -83,7 +84,8 @@ pub async fn unclaimed(State(app): State<App>, caller: Caller, Query(page): Quer
 /// `GET /metrics`: for Prometheus.
 pub async fn metrics(State(app): State<App>) -> Response {
     app.metrics.kept(app.sessions.open_sessions(), app.statements.unpaid());
-    let sides = app.operations.sides();
+    let channels = app.operations.info().channels;
+    let sides = Sides::of(&channels);
     app.metrics.channels(
         sides.usable,
         [
@@ -92,6 +94,7 @@ pub async fn metrics(State(app): State<App>) -> Response {
             ("pending", sides.pending_msat),
         ],
     );
-    app.metrics.channel_record(app.operations.longest_record());
+    let records = channels.iter().map(|channel| channel.record_bytes);
+    app.metrics.channel_record(records.max().unwrap_or_default());
     ([(header::CONTENT_TYPE, OPEN_METRICS)], app.metrics.text()).into_response()
 }
