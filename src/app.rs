@@ -21,6 +21,7 @@ use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::domain::id::NodeId;
 use crate::http::{self, Shared};
+use crate::library::upload::{Disk, SystemDisk};
 use crate::library::{self, Library};
 use crate::lightning::ldk::{self, LdkNode};
 use crate::lightning::{self, Node, SharedNode};
@@ -91,6 +92,8 @@ pub struct Pieces<N, E> {
     pub clock: Arc<dyn Clock>,
     /// Where sources arrive.
     pub spool: PathBuf,
+    /// The disk that this lies on.
+    pub disk: Arc<dyn Disk>,
 }
 
 /// Puts a server together and starts what works in the background.
@@ -102,7 +105,7 @@ pub fn assemble<N: Node + 'static, E: Engine>(
     config: &Config,
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Shared>> {
-    let Pieces { store, node, seed, boot, blobs, transcoder, clock, spool } = pieces;
+    let Pieces { store, node, seed, boot, blobs, transcoder, clock, spool, disk } = pieces;
     let fee = config.payment.fee().map_err(|line| anyhow!(line))?;
     let granularity = config.payment.granularity().map_err(|line| anyhow!(line))?;
     let (bells, earned) = (Bells::default(), Arc::new(Notify::new()));
@@ -125,6 +128,8 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         clock: Arc::clone(&clock),
         spool,
         options: config.library.clone(),
+        uploads: config.uploads.clone(),
+        disk,
         media: config.media.clone(),
         granularity,
         fee,
@@ -196,6 +201,7 @@ async fn sweep<E: Engine>(
                 Err(error) => tracing::error!(%error, "the sweep broke off"),
             }
         }
+        shared.library.sweep_uploads().await;
         shared.paywall.forget_quiet_clients();
         shared.sessions.forget_idle();
     }
@@ -274,6 +280,7 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
         transcoder: Arc::new(Worker::new(config.media.clone())),
         clock: Arc::new(SystemClock),
         spool,
+        disk: Arc::new(SystemDisk),
     };
     let shared = assemble(pieces, config, &tasks)?;
     shared.library.sweep_spool().await;

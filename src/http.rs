@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, head, post, put};
 use futures::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -36,6 +36,7 @@ mod play;
 pub mod range;
 pub mod server;
 mod sessions;
+mod uploads;
 mod videos;
 
 pub use body::Memory;
@@ -152,7 +153,8 @@ pub fn router(shared: App) -> Router {
         .route("/watch/{video}", get(pages::watch))
         .route("/assets/{*path}", get(pages::asset));
     let source = Router::new()
-        .route("/api/v1/videos/{id}/source", put(videos::source))
+        .route("/api/v1/videos/{id}/source", put(videos::source).head(uploads::source_head))
+        .merge(tus())
         .layer(DefaultBodyLimit::disable());
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
@@ -167,6 +169,22 @@ pub fn router(shared: App) -> Router {
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         .layer(middleware::from_fn(log))
         .with_state(shared)
+}
+
+/// Resumable uploads; what is no method of theirs says the version, too.
+fn tus() -> Router<App> {
+    Router::new()
+        .route("/api/v1/uploads", post(uploads::create).options(uploads::options))
+        .route(
+            "/api/v1/uploads/{id}",
+            head(uploads::head)
+                .patch(uploads::patch)
+                .delete(uploads::end)
+                .post(uploads::instead)
+                .options(uploads::options),
+        )
+        .method_not_allowed_fallback(error::no_method)
+        .layer(middleware::from_fn(uploads::versioned))
 }
 
 /// Players and pages of any origin may play and pay; nothing else is shared across origins.

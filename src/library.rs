@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -79,11 +80,55 @@ pub enum Error {
         max: u64,
     },
     /// The connection broke before the source was whole.
-    #[error("the upload broke off after {received} bytes: send it again")]
+    #[error(
+        "the upload broke off after {received} bytes, which are kept: go on from there, or send it again"
+    )]
     Broken {
         /// What had arrived.
         received: u64,
     },
+    /// Bytes came that belong elsewhere.
+    #[error("{at} bytes of this upload are there: go on from there")]
+    Offset {
+        /// Where the next byte belongs.
+        at: u64,
+    },
+    /// More came than was announced.
+    #[error("the upload was announced with {length} bytes: send no more, or begin another")]
+    Excess {
+        /// What was announced.
+        length: u64,
+    },
+    /// Another request brings bytes of the same upload.
+    #[error("another request brings this upload's bytes: wait until it ends, then go on")]
+    Locked,
+    /// The bytes are not what they should be.
+    #[error("the bytes do not match their checksum and were dropped: send them again")]
+    Checksum,
+    /// A creator has sent as much as they may for now.
+    #[error("{detail}")]
+    Quota {
+        /// When there is room again, as far as is known.
+        retry_after: Duration,
+        /// Of what, and what to do.
+        detail: String,
+    },
+    /// A creator's sources would take too much of the spool.
+    #[error(
+        "your sources that are on their way or wait for a worker may have {max} bytes together: let some be finished, or end an upload"
+    )]
+    SpoolQuota {
+        /// The limit.
+        max: u64,
+    },
+    /// Too many upload at once.
+    #[error("too many sources are arriving: what is there is kept, try again soon")]
+    Crowded,
+    /// The disk has no room.
+    #[error(
+        "the server's disk has no room for this source: what arrived is kept; ask its operator, and go on later"
+    )]
+    StorageFull,
     /// The disk failed.
     #[error("{what}: {source}")]
     Io {
@@ -124,6 +169,10 @@ pub struct Parts {
     pub spool: PathBuf,
     /// How sources are taken.
     pub options: Options,
+    /// How uploads are bounded.
+    pub uploads: upload::Options,
+    /// The disk that the spool lies on.
+    pub disk: Arc<dyn upload::Disk>,
     /// How media is made.
     pub media: media::Options,
     /// What invoices are rounded up to.
@@ -201,7 +250,7 @@ pub struct Published {
 pub struct Library {
     parts: Parts,
     progress: Mutex<HashMap<VideoId, watch::Sender<Progress>>>,
-    uploading: Mutex<std::collections::HashSet<VideoId>>,
+    uploads: upload::Uploads,
     running: Mutex<HashMap<VideoId, CancellationToken>>,
     jobs: Notify,
     shelf: Shelf,
@@ -212,9 +261,13 @@ impl Library {
     pub fn new(parts: Parts) -> Self {
         Self {
             shelf: Shelf::new(parts.options.cache_bytes),
+            uploads: upload::Uploads::load(
+                parts.uploads.clone(),
+                Arc::clone(&parts.disk),
+                &parts.spool,
+            ),
             parts,
             progress: Mutex::default(),
-            uploading: Mutex::default(),
             running: Mutex::default(),
             jobs: Notify::new(),
         }
@@ -296,6 +349,7 @@ impl Library {
             state: VideoState::Draft,
             version: Version(1),
             created_ms: self.parts.clock.now_ms(),
+            source_sha256: None,
         };
         self.parts.store.create_video(&video)?;
         Ok(video)
@@ -354,6 +408,7 @@ impl Library {
             description: text("description", edit.description, DESCRIPTION_CHARS_MAX, true)?,
             price: edit.msat_per_second.map(|price| self.price(price)).transpose()?,
             preview_seconds: edit.preview_seconds,
+            source_sha256: None,
         };
         let edited = self.parts.store.edit_video(id, edit);
         // Also where it failed: what is stored then is not known.
@@ -373,6 +428,7 @@ impl Library {
             running.cancel();
         }
         lock(&self.progress).remove(&id);
+        self.forget_upload(id).await;
         self.parts.blobs.delete(id).await?;
         upload::remove_spooled(&self.parts.spool, id).await;
         Ok(())

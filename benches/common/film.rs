@@ -89,6 +89,7 @@ pub async fn publish<E: Engine>(
         state: VideoState::Draft,
         version: Version(1),
         created_ms: 0,
+        source_sha256: None,
     };
     store.create_video(&video).unwrap();
     store.advance(id, VideoState::Uploading).unwrap();

@@ -40,6 +40,7 @@ impl Config {
             .and_then(|()| check_payment(&self.payment))
             .and_then(|()| check_payout(&self.payout))
             .and_then(|()| check_library(&self.library))
+            .and_then(|()| check_uploads(&self.uploads))
             .and_then(|()| check_media(&self.media))
             .map_err(Error)
     }
@@ -146,6 +147,38 @@ fn check_library(library: &library::Options) -> Result<(), String> {
     at_least("library.attempts_max", library.attempts_max, 1, usual.attempts_max)
 }
 
+fn check_uploads(uploads: &library::upload::Options) -> Result<(), String> {
+    let usual = library::upload::Options::default();
+    let (expire, usual_expire) = (uploads.expire_seconds, usual.expire_seconds);
+    // A night without a network is no reason to begin anew.
+    at_least("uploads.expire_seconds", expire, 60, usual_expire)?;
+    at_least(
+        "uploads.spool_bytes_per_creator_max",
+        uploads.spool_bytes_per_creator_max,
+        1,
+        usual.spool_bytes_per_creator_max,
+    )?;
+    for (key, value, usual) in [
+        (
+            "unfinished_per_creator_max",
+            uploads.unfinished_per_creator_max,
+            usual.unfinished_per_creator_max,
+        ),
+        ("at_once_per_creator_max", uploads.at_once_per_creator_max, usual.at_once_per_creator_max),
+    ] {
+        at_least(&format!("uploads.{key}"), value, 1, usual)?;
+    }
+    // Each has a thread of its own, of which there are 512.
+    between("uploads.at_once_max", uploads.at_once_max, 1..=256, usual.at_once_max)?;
+    let rate = uploads.bytes_per_second_per_creator_max;
+    if rate != 0 && rate < 1_024 {
+        return refuse(
+            "uploads.bytes_per_second_per_creator_max must be 0 (no limit) or 1024 at least (default 0)",
+        );
+    }
+    Ok(())
+}
+
 fn check_media(media: &media::Options) -> Result<(), String> {
     let usual = media::Options::default();
     between("media.segment_ms", media.segment_ms, 1_000..=60_000, usual.segment_ms)?;
@@ -221,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_value_out_of_bounds_is_named_with_the_mend() {
-        let wrong: [(&str, Change); 42] = [
+        let wrong: [(&str, Change); 49] = [
             ("log.filter", |c| c.log.filter = "sluice=loud".into()),
             ("http.listen", |c| c.http.listen = ([0, 0, 0, 0], 80).into()),
             ("http.connections_max", |c| c.http.connections_max = 0),
@@ -252,6 +285,15 @@ mod tests {
             ("payout.fee_max_floor_msat", |c| c.payout.fee_max_floor_msat = u64::MAX),
             ("library.source_bytes_max", |c| c.library.source_bytes_max = 0),
             ("library.attempts_max", |c| c.library.attempts_max = 0),
+            ("uploads.expire_seconds", |c| c.uploads.expire_seconds = 59),
+            ("uploads.spool_bytes_per_creator_max", |c| c.uploads.spool_bytes_per_creator_max = 0),
+            ("uploads.unfinished_per_creator_max", |c| c.uploads.unfinished_per_creator_max = 0),
+            ("uploads.at_once_per_creator_max", |c| c.uploads.at_once_per_creator_max = 0),
+            ("uploads.at_once_max", |c| c.uploads.at_once_max = 0),
+            ("uploads.at_once_max", |c| c.uploads.at_once_max = 257),
+            ("uploads.bytes_per_second_per_creator_max", |c| {
+                c.uploads.bytes_per_second_per_creator_max = 1_023;
+            }),
             ("media.segment_ms", |c| c.media.segment_ms = 999),
             ("media.ladder", |c| c.media.ladder.clear()),
             ("media.ladder", |c| c.media.ladder = vec![15]),

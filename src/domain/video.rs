@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::amount::{AmountError, Granularity, Msat, Price};
-use super::id::{CreatorId, RenditionName, SegmentNumber, Version, VideoId};
+use super::id::{CreatorId, RenditionName, SegmentNumber, SourceHash, Version, VideoId};
 
 /// The time base of segment boundaries: MPEG's 90 kHz clock.
 pub const TICKS_PER_SECOND: u64 = 90_000;
@@ -206,6 +206,16 @@ pub struct Video {
     pub version: Version,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// SHA-256 of the last source that arrived whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_sha256: Option<SourceHash>,
+}
+
+impl Video {
+    /// The version that a source which arrives now is made into.
+    pub const fn making(&self) -> Version {
+        self.version
+    }
 }
 
 /// What a segment costs, or that it costs nothing.

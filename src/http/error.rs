@@ -97,6 +97,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry(Duration::from_secs(5))
     }
 
+    /// 412: a client that speaks no tus 1.0.0.
+    pub fn tus_version() -> Self {
+        let detail = "Uploads are resumed by tus 1.0.0: send `Tus-Resumable: 1.0.0`.";
+        Self::new(StatusCode::PRECONDITION_FAILED, "tus_version", detail)
+    }
+
+    /// 415: bytes that are called something else.
+    pub fn tus_type() -> Self {
+        let detail = "Send an upload's bytes as `Content-Type: application/offset+octet-stream`.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_type", detail)
+    }
+
     /// 408: a document did not come in time.
     pub fn too_slow() -> Self {
         let detail = "The document took too long to arrive. Send it again.";
@@ -185,6 +197,19 @@ impl Problem {
     }
 }
 
+/// An error as a sentence.
+fn sentence(error: &library::Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
+/// 460, which tus 1.0.0 has for itself (extension "checksum").
+fn checksum_mismatch() -> StatusCode {
+    StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST)
+}
+
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
@@ -269,6 +294,30 @@ impl From<library::Error> for Problem {
             }
             Error::Broken { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "broken_upload", error.to_string())
+            }
+            Error::Offset { at } => {
+                let mut problem = Self::new(StatusCode::CONFLICT, "wrong_offset", sentence(&error));
+                problem.more = object(json!({ "offset": at }));
+                problem
+            }
+            Error::Excess { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "beyond_length", sentence(&error))
+            }
+            Error::Locked => Self::new(StatusCode::LOCKED, "locked", sentence(&error))
+                .retry(Duration::from_secs(3)),
+            Error::Checksum => Self::new(checksum_mismatch(), "checksum", sentence(&error)),
+            Error::Quota { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "quota", sentence(&error))
+                    .retry(retry_after)
+            }
+            Error::SpoolQuota { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "spool_quota", sentence(&error))
+            }
+            Error::Crowded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", sentence(&error))
+                .retry(Duration::from_secs(5)),
+            Error::StorageFull => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", sentence(&error))
+                    .retry(Duration::from_secs(60))
             }
             Error::Amount(error) => error.into(),
             Error::Store(error) => error.into(),

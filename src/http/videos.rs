@@ -1,21 +1,18 @@
 //! Titles and their sources.
 
-use std::io;
-use std::time::Duration;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event as Sse;
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt as _, stream};
+use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
 use super::extract::{Caller, Document, Path, Query, named};
-use super::{App, Shared, event_stream};
-use crate::domain::id::{CreatorId, Version, VideoId};
+use super::{App, Shared, event_stream, uploads};
+use crate::domain::id::{CreatorId, SourceHash, Version, VideoId};
 use crate::domain::video::{Video, VideoState};
 use crate::library::{EditVideo, NewVideo, PAGE_MAX};
 
@@ -37,6 +34,9 @@ pub struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     segments: Option<u32>,
     created_ms: u64,
+    /// SHA-256 of the last source that arrived whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_sha256: Option<SourceHash>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +65,7 @@ fn shown(app: &Shared, video: Video) -> Result<Shown, Problem> {
         duration_ms: media.as_ref().map(|of| of.media.timeline.duration().millis()),
         segments: media.as_ref().map(|of| of.media.timeline.segments()),
         created_ms: video.created_ms,
+        source_sha256: video.source_sha256,
     })
 }
 
@@ -167,7 +168,7 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `PUT /api/v1/videos/{id}/source`: the file as the body.
+/// `PUT /api/v1/videos/{id}/source`: the file as the body, or with `Content-Range` the rest of one that broke off.
 pub async fn source(
     State(app): State<App>,
     caller: Caller,
@@ -175,22 +176,14 @@ pub async fn source(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
-    // A sender that pauses for long holds a title and a connection: it may begin again.
-    let pause = Duration::from_secs(app.options.stall_seconds);
-    let stream = stream::unfold(body.into_data_stream(), move |mut body| async move {
-        let piece = match tokio::time::timeout(pause, body.next()).await {
-            Ok(piece) => piece?.map_err(io::Error::other),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        Some((piece, body))
-    });
-    let stream = Box::pin(stream);
-    let video = app.library.receive(named(&id)?, caller.known()?, announced, stream).await?;
-    Ok((StatusCode::ACCEPTED, Json(shown(&app, video)?)).into_response())
+    let id = named(&id)?;
+    match uploads::put(&app, &caller, id, &headers, body).await? {
+        Ok(()) => {
+            let video = app.library.own_video(id, caller.known()?)?;
+            Ok((StatusCode::ACCEPTED, Json(shown(&app, video)?)).into_response())
+        }
+        Err(more) => Ok(more),
+    }
 }
 
 /// `GET /api/v1/videos/{id}/events`: state and progress as server-sent events, from the present one on.

@@ -202,6 +202,7 @@ mod tests {
                 state: VideoState::Ready,
                 version: Version(1),
                 created_ms: 0,
+                source_sha256: None,
             }),
             media: Arc::new(Media {
                 version: Version(1),

@@ -124,6 +124,7 @@ impl<E: Engine> Catalog for Store<E> {
         video.description = edit.description.unwrap_or(video.description);
         video.price = edit.price.unwrap_or(video.price);
         video.preview_seconds = edit.preview_seconds.unwrap_or(video.preview_seconds);
+        video.source_sha256 = edit.source_sha256.or(video.source_sha256);
         self.save(vec![put(Table::Catalog, video_key(id), &video)?])?;
         Ok(Some(video))
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::amount::{Msat, Price};
 use crate::domain::id::{
     CreatorId, NodeId, PaymentHash, PayoutId, Preimage, SegmentNumber, SegmentRef, SessionId,
-    Version, VideoId,
+    SourceHash, Version, VideoId,
 };
 use crate::domain::ledger::Split;
 use crate::domain::video::{Terms, VideoState};
@@ -89,6 +89,8 @@ pub struct VideoEdit {
     pub price: Option<Price>,
     /// A new free preview.
     pub preview_seconds: Option<u32>,
+    /// What the source that arrived hashes to.
+    pub source_sha256: Option<SourceHash>,
 }
 
 /// A source that waits to be made into media.

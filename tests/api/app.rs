@@ -2,7 +2,9 @@
 //! dropped, its books must be right.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
@@ -13,6 +15,7 @@ use sluice::blobs::Blobs;
 use sluice::config::Config;
 use sluice::domain::id::Preimage;
 use sluice::http::{Shared, router};
+use sluice::library::upload::Disk;
 use sluice::lightning::Network;
 use sluice::lightning::fake::FakeNode;
 use sluice::runtime::{Clock as _, ManualClock, Tasks};
@@ -35,6 +38,7 @@ pub struct TestApp {
     pub clock: Arc<ManualClock>,
     pub transcoder: Arc<FakeTranscoder>,
     pub spool: TempDir,
+    pub disk: Arc<Space>,
     pub operator: String,
     config: Config,
     blobs: Blobs,
@@ -64,6 +68,7 @@ impl TestApp {
             clock: Arc::new(ManualClock::at_ms(now.as_secs() * 1_000)),
             transcoder: Arc::default(),
             spool: tempfile::tempdir().unwrap(),
+            disk: Arc::default(),
             blobs,
             config,
         });
@@ -72,7 +77,7 @@ impl TestApp {
     }
 
     fn started(start: Start) -> Self {
-        let Start { store, engine, node, clock, transcoder, spool, blobs, config } = start;
+        let Start { store, engine, node, clock, transcoder, spool, disk, blobs, config } = start;
         node.set_time(clock.now_s());
         let tasks = Tasks::default();
         let pieces = Pieces {
@@ -84,6 +89,7 @@ impl TestApp {
             transcoder: Arc::clone(&transcoder) as _,
             clock: Arc::clone(&clock) as _,
             spool: spool.path().to_owned(),
+            disk: Arc::clone(&disk) as _,
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         let operator = String::new();
@@ -95,6 +101,7 @@ impl TestApp {
             clock,
             transcoder,
             spool,
+            disk,
             operator,
             config,
             blobs,
@@ -112,6 +119,7 @@ impl TestApp {
             clock: Arc::clone(&self.clock),
             transcoder: Arc::clone(&self.transcoder),
             spool: std::mem::replace(&mut self.spool, tempfile::tempdir().unwrap()),
+            disk: Arc::clone(&self.disk),
             blobs: self.blobs.clone(),
             config: self.config.clone(),
         });
@@ -230,8 +238,25 @@ struct Start {
     clock: Arc<ManualClock>,
     transcoder: Arc<FakeTranscoder>,
     spool: TempDir,
+    disk: Arc<Space>,
     blobs: Blobs,
     config: Config,
+}
+
+/// A disk with as much space as a test says; a machine's own may be full. Where the spool is gone, so is the disk.
+pub struct Space(pub AtomicU64);
+
+impl Default for Space {
+    fn default() -> Self {
+        Self(AtomicU64::new(1 << 50))
+    }
+}
+
+impl Disk for Space {
+    fn free_bytes(&self, path: &Path) -> std::io::Result<u64> {
+        std::fs::metadata(path)?;
+        Ok(self.0.load(Ordering::SeqCst))
+    }
 }
 
 #[derive(Clone)]

@@ -11,6 +11,8 @@ mod app;
 mod engine;
 mod sse;
 mod transcoder;
+mod upload_bounds;
+mod uploads;
 
 mod afterwards;
 mod claims;

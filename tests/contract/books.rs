@@ -184,6 +184,7 @@ pub fn video(number: u128, of: u128) -> Video {
         state: VideoState::Draft,
         version: Version(1),
         created_ms: 1,
+        source_sha256: None,
     }
 }
 

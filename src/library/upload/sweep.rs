@@ -1,0 +1,122 @@
+//! What uploads leave behind: at the start, on a timer, and at the end of a title.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::fs;
+
+use super::record::{Files, Stage};
+use super::{Library, Upload};
+use crate::domain::id::VideoId;
+use crate::domain::video::VideoState;
+use crate::library::Error;
+
+/// A finished upload is remembered this long, for clients that missed the answer.
+const FINISHED_KEPT_MS: u64 = 86_400_000;
+
+impl Library {
+    /// Removes what belongs to no upload, ends what expired, and goes on with uploads whose last byte had arrived before the process died.
+    pub async fn sweep_spool(self: &Arc<Self>) {
+        self.sweep_uploads().await;
+        if let Ok(mut entries) = fs::read_dir(&self.parts.spool).await {
+            while let Ok(Some(entry)) = entries.next_entry().await {
+                let path = entry.path();
+                if self.is_left_behind(&path) {
+                    tracing::info!(path = %path.display(), "an upload that broke off is removed");
+                    remove(&path).await;
+                }
+            }
+        }
+        for upload in self.uploads.all().into_iter().filter(|upload| is_whole(upload)) {
+            let library = Arc::clone(self);
+            // Hashing takes as long as the source is large: not before the first request is answered.
+            tokio::task::spawn_blocking(move || library.go_on(&upload));
+        }
+    }
+
+    /// Ends uploads to which nothing was added for long, and forgets finished ones.
+    pub async fn sweep_uploads(&self) {
+        let now = self.parts.clock.now_ms();
+        for upload in self.uploads.all() {
+            let over = match upload.record().stage {
+                Stage::Arriving => self.expires_ms(&upload) <= now && !is_whole(&upload),
+                Stage::Whole { .. } => false,
+                Stage::Handed { at_ms } => at_ms.saturating_add(FINISHED_KEPT_MS) <= now,
+            };
+            // While one writes it has not expired.
+            let Some(turn) = Arc::clone(&upload.tail).try_lock_owned().ok().filter(|_| over) else {
+                continue;
+            };
+            let (video, id) = upload.names();
+            tracing::info!(%video, upload = %id, "an upload is over");
+            self.drop_upload(&upload, turn).await;
+        }
+    }
+
+    fn go_on(&self, upload: &Upload) {
+        let mut tail = upload.tail.blocking_lock();
+        match self.complete(upload, &mut tail) {
+            Ok(()) => {}
+            Err(Error::Missing(_)) => {
+                upload.gone.store(true, Ordering::SeqCst);
+                self.uploads.forget(upload);
+                Files::of(&self.parts.spool, upload.names().0).remove();
+            }
+            Err(error) => {
+                tracing::error!(video = %upload.names().0, %error, "an upload cannot be finished");
+            }
+        }
+    }
+
+    fn is_left_behind(&self, path: &Path) -> bool {
+        let kind = path.extension().and_then(|extension| extension.to_str());
+        let id = path.file_stem().and_then(|stem| stem.to_str()?.parse::<VideoId>().ok());
+        let stage = id.and_then(|id| self.uploads.of(id)).map(|upload| upload.record().stage);
+        match kind {
+            Some("upload-new" | "json-new") => true,
+            // Its record was read, or nobody can.
+            Some("upload" | "part") => stage.is_none(),
+            // Renamed and never queued, and its record is not there to say so.
+            Some("source") => !matches!(stage, Some(Stage::Whole { .. })) && !self.is_queued(id),
+            _ => false,
+        }
+    }
+
+    /// Whether a job waits for a source, or may: what cannot be told is kept.
+    fn is_queued(&self, id: Option<VideoId>) -> bool {
+        let Some(Ok(video)) = id.map(|id| self.parts.store.video(id)) else { return true };
+        video.is_some_and(|video| {
+            matches!(video.state, VideoState::Queued | VideoState::Transcoding)
+        })
+    }
+}
+
+/// Whether every byte is there, and the title may not know.
+fn is_whole(upload: &Upload) -> bool {
+    let record = upload.record();
+    match record.stage {
+        Stage::Arriving => record.length == Some(upload.offset()),
+        Stage::Whole { .. } => true,
+        Stage::Handed { .. } => false,
+    }
+}
+
+/// Removes the source of a title, and what a job made of it, from the spool; not an upload that is under way.
+pub(in crate::library) async fn remove_spooled(spool: &Path, id: VideoId) {
+    remove(&spool.join(format!("{id}.source"))).await;
+    let work: PathBuf = spool.join(format!("{id}.work"));
+    if let Err(error) = fs::remove_dir_all(&work).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %work.display(), %error, "not removed");
+    }
+}
+
+async fn remove(path: &Path) {
+    if let Err(error) = fs::remove_file(path).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "not removed");
+    }
+}
