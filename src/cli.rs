@@ -37,6 +37,9 @@ enum Command {
     /// Creators of a running server.
     Creator(creator::Arguments),
     /// Upload a film or a recording to a running server.
+    ///
+    /// Where the connection breaks or the server restarts, it goes on by itself. Where this command itself is cut off, run it again as it was:
+    /// it goes on where it ended. It prints the address at which the title can be watched.
     Upload(upload::Arguments),
     /// The Lightning node of a running server.
     Node(node::Arguments),

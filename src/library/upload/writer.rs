@@ -226,7 +226,7 @@ impl Appending<'_> {
         incoming: &Incoming,
     ) -> Result<(), Error> {
         let mut sum = incoming.sum.map(Summing::new);
-        self.look(incoming.expected.unwrap_or(1))?;
+        self.look(1)?;
         loop {
             match pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => {
