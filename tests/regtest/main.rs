@@ -18,6 +18,7 @@ mod players;
 mod segments;
 mod sessions;
 mod starts;
+mod uploads;
 mod watch;
 // Shared with tests/soak.rs and benches/paid_segment.rs.
 mod world;
