@@ -118,7 +118,7 @@ async fn measure() {
         quiet(&server).await;
         limit.push(speed(dd(&data_dir.join("spool/dd"), &chunk, chunks)));
     }
-    let what = format!("upload of {} MiB beside dd conv=fsync", chunks * CHUNK >> 20);
+    let what = format!("upload of {} MiB beside dd conv=fsync", (chunks * CHUNK) >> 20);
     compare(&what, "MB/s", &ours, &limit, Goal::AtLeast(GOAL));
     let after = resident_kib(server.pid());
     println!("  resident {} MiB before, {} MiB after", before / 1_024, after / 1_024);
