@@ -22,7 +22,7 @@ use super::{Error, Library, Progress, changed};
 use crate::domain::id::{CreatorId, UploadId, VideoId};
 use crate::domain::video::{Video, VideoState};
 use crate::runtime::{lock, new_uuid};
-use crate::store::Role;
+use crate::store::{Change, Role};
 
 mod checksum;
 mod limits;
@@ -249,8 +249,11 @@ impl Library {
     ///
     /// # Errors
     /// [`Error::Missing`] where there is none, or it is somebody else's.
-    pub fn upload(&self, id: UploadId, role: Role) -> Result<Status, Error> {
-        Ok(self.status(&*self.own_upload(id, role)?))
+    pub fn upload(self: &Arc<Self>, id: UploadId, role: Role) -> Result<Status, Error> {
+        let upload = self.own_upload(id, role)?;
+        // Where the disk or the store failed at the last step, whoever asks takes it for done.
+        self.go_on_with(&upload);
+        Ok(self.status(&upload))
     }
 
     /// How far the upload of a title has come; `None` where there is none.
@@ -358,7 +361,9 @@ impl Library {
             return;
         }
         match self.parts.store.advance(record.video, VideoState::Draft) {
-            Ok(_) => self.tell(record.video, Progress::of(&VideoState::Draft)),
+            Ok(Change::Done(video)) => self.tell(video.id, Progress::of(&video.state)),
+            // The title is gone, or has moved on.
+            Ok(Change::Missing | Change::Refused(_)) => {}
             Err(error) => {
                 tracing::error!(video = %record.video, %error, "the title stays uploading")
             }

@@ -169,3 +169,39 @@ async fn an_upload_is_no_faster_than_its_creator_may_be() {
     assert_eq!(reply.header("upload-offset"), Some("150000"));
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
 }
+
+#[tokio::test]
+async fn busy_where_too_many_sources_arrive_at_once() {
+    let app = TestApp::with(|config| config.uploads.at_once_max = 1);
+    let (creator, other) = (app.creator().await, app.creator().await);
+    let (first, video) = begun(&app, &creator, 100).await;
+    let (second, _) = begun(&app, &other, 100).await;
+    let (sender, body) = stream();
+    let sending = tokio::spawn(patch(&app, &creator, &first, 0).body(body).send());
+    sender.send(Ok(Bytes::from("some"))).unwrap();
+    until("its bytes are there", || offset_of(&app, &video) == 4).await;
+    patch(&app, &other, &second, 0).body("x").send().await.problem(503, "busy");
+    drop(sender);
+    assert_eq!(sending.await.unwrap().status, 204);
+    assert_eq!(patch(&app, &other, &second, 0).body("x").send().await.status, 204);
+}
+
+#[tokio::test]
+async fn a_source_whose_last_step_failed_is_handed_over_when_somebody_asks() {
+    let app = TestApp::new();
+    let creator = app.creator().await;
+    let (at, video) = begun(&app, &creator, SOURCE.len()).await;
+    let (sender, body) = stream();
+    let sending = tokio::spawn(patch(&app, &creator, &at, 0).body(body).send());
+    sender.send(Ok(Bytes::from("a so"))).unwrap();
+    until("its bytes are there", || offset_of(&app, &video) == 4).await;
+    app.engine.fail_writes();
+    sender.send(Ok(Bytes::from("urce"))).unwrap();
+    drop(sender);
+    sending.await.unwrap().problem(503, "storage");
+    app.engine.mend();
+    // A client that goes on hears that all is there.
+    assert_eq!(offset(&app, &creator, &at).await, 8);
+    app.reaches(&creator, &video, "ready").await;
+    assert_eq!(app.transcoder.orders(), 1);
+}

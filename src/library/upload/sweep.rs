@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use tokio::fs;
 
 use super::record::{Files, Stage};
-use super::{Library, Upload};
+use super::{Library, Turn, Upload};
 use crate::domain::id::VideoId;
 use crate::domain::video::VideoState;
 use crate::library::Error;
@@ -28,17 +28,24 @@ impl Library {
                 }
             }
         }
-        for upload in self.uploads.all().into_iter().filter(|upload| is_whole(upload)) {
-            let library = Arc::clone(self);
-            // Hashing takes as long as the source is large: not before the first request is answered.
-            tokio::task::spawn_blocking(move || library.go_on(&upload));
-        }
     }
 
-    /// Ends uploads to which nothing was added for long, and forgets finished ones.
-    pub async fn sweep_uploads(&self) {
+    /// Takes the last step of an upload that is whole and was not handed over, unless one is at it. Hashing takes as long as the source is large: not
+    /// while somebody waits.
+    pub(super) fn go_on_with(self: &Arc<Self>, upload: &Arc<Upload>) {
+        if !is_whole(upload) {
+            return;
+        }
+        let Ok(turn) = Arc::clone(&upload.tail).try_lock_owned() else { return };
+        let (library, upload) = (Arc::clone(self), Arc::clone(upload));
+        tokio::task::spawn_blocking(move || library.go_on(&upload, turn));
+    }
+
+    /// Ends uploads to which nothing was added for long, goes on with those whose last step failed, and forgets finished ones.
+    pub async fn sweep_uploads(self: &Arc<Self>) {
         let now = self.parts.clock.now_ms();
         for upload in self.uploads.all() {
+            self.go_on_with(&upload);
             let over = match upload.record().stage {
                 Stage::Arriving => self.expires_ms(&upload) <= now && !is_whole(&upload),
                 Stage::Whole { .. } => false,
@@ -54,8 +61,7 @@ impl Library {
         }
     }
 
-    fn go_on(&self, upload: &Upload) {
-        let mut tail = upload.tail.blocking_lock();
+    fn go_on(&self, upload: &Upload, mut tail: Turn) {
         match self.complete(upload, &mut tail) {
             Ok(()) => {}
             Err(Error::Missing(_)) => {
