@@ -11,6 +11,7 @@ use object_store::path::Path as Key;
 use object_store::{GetResult, GetResultPayload, ObjectStore, ObjectStoreExt as _, PutPayload};
 
 use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
+use crate::domain::subtitle::Language;
 use crate::runtime::filed;
 
 /// Why bytes could not be kept or given.
@@ -25,6 +26,21 @@ pub enum Part {
     Init,
     /// A segment.
     Segment(SegmentNumber),
+}
+
+/// What lies around a film: of one version, or of the title whatever its version is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Extra {
+    /// What there is (JSON).
+    Record,
+    /// One picture for the whole.
+    Poster,
+    /// A sheet of the storyboard.
+    Sheet(u32),
+    /// The I-frame rendition, one file.
+    IFrames,
+    /// Subtitles (WebVTT).
+    Subtitles(Language),
 }
 
 /// Where media lies.
@@ -98,6 +114,55 @@ impl Blobs {
         }
     }
 
+    /// Keeps an extra of a version, or of the title itself.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be written.
+    pub async fn put_extra(
+        &self,
+        video: VideoId,
+        version: Option<Version>,
+        extra: &Extra,
+        bytes: Bytes,
+    ) -> Result<(), Error> {
+        self.0.put(&extra_key(video, version, extra), PutPayload::from_bytes(bytes)).await?;
+        Ok(())
+    }
+
+    /// A whole extra; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be read.
+    pub async fn extra(
+        &self,
+        video: VideoId,
+        version: Option<Version>,
+        extra: &Extra,
+    ) -> Result<Option<Bytes>, Error> {
+        match self.0.get(&extra_key(video, version, extra)).await {
+            // Unlike segments some of them are written again, so that sockets must not take them from their files.
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes an extra, if it is there.
+    ///
+    /// # Errors
+    /// [`Error`] where it cannot be removed.
+    pub async fn delete_extra(
+        &self,
+        video: VideoId,
+        version: Option<Version>,
+        extra: &Extra,
+    ) -> Result<(), Error> {
+        match self.0.delete(&extra_key(video, version, extra)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Removes all parts of a title; how many there were.
     ///
     /// # Errors
@@ -125,6 +190,18 @@ async fn read(found: GetResult) -> Result<Bytes, object_store::Error> {
         source: format!("{}: {source}", path.display()).into(),
     };
     read.map_err(|error| failed(error.into()))?.map_err(|error| failed(error.into()))
+}
+
+fn extra_key(video: VideoId, version: Option<Version>, extra: &Extra) -> Key {
+    let of = version.map_or_else(|| "title".to_owned(), |version| version.to_string());
+    let name = match extra {
+        Extra::Record => "extras.json".to_owned(),
+        Extra::Poster => "poster.jpg".to_owned(),
+        Extra::Sheet(number) => format!("sheet-{number}.jpg"),
+        Extra::IFrames => "iframes.mp4".to_owned(),
+        Extra::Subtitles(language) => format!("sub-{language}.vtt"),
+    };
+    Key::from(format!("media/{video}/{of}/extras/{name}"))
 }
 
 fn key(video: VideoId, version: Version, rendition: &RenditionName, part: Part) -> Key {

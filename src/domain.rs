@@ -7,4 +7,5 @@ pub mod amount;
 pub mod id;
 pub mod ledger;
 pub mod session;
+pub mod subtitle;
 pub mod video;

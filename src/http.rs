@@ -30,12 +30,14 @@ mod body;
 mod creators;
 pub mod error;
 mod extract;
+mod extras;
 mod operate;
 mod pages;
 mod play;
 pub mod range;
 pub mod server;
 mod sessions;
+mod subtitles;
 mod videos;
 
 pub use body::Memory;
@@ -120,9 +122,11 @@ type App = Arc<Shared>;
 pub fn router(shared: App) -> Router {
     let open = Router::new()
         .route("/hls/{video}/index.m3u8", get(play::multivariant))
+        .route("/hls/{video}/{file}", get(extras::current_file))
         .route("/hls/{video}/{second}/{third}", get(play::current_version))
         .route("/hls/{video}/{second}/{third}/{file}", get(play::part))
         .route("/s/{play}/index.m3u8", get(sessions::multivariant))
+        .route("/s/{play}/{file}", get(extras::session_file))
         .route("/s/{play}/{rendition}/{file}", get(sessions::part))
         .route("/api/v1/sessions", post(sessions::create))
         .route(
@@ -153,6 +157,10 @@ pub fn router(shared: App) -> Router {
         .route("/assets/{*path}", get(pages::asset));
     let source = Router::new()
         .route("/api/v1/videos/{id}/source", put(videos::source))
+        .route(
+            "/api/v1/videos/{id}/subtitles/{language}",
+            put(subtitles::put).delete(subtitles::delete),
+        )
         .layer(DefaultBodyLimit::disable());
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))

@@ -20,6 +20,7 @@ use crate::media::{self, Transcoder};
 use crate::runtime::{Clock, lock, new_uuid, random_bytes};
 use crate::store::{self, Change, Creator, Destination, KeyHash, Role, VideoEdit};
 
+pub mod extras;
 pub mod jobs;
 mod shelf;
 pub mod upload;
@@ -101,6 +102,9 @@ pub enum Error {
     /// A playlist could not be written.
     #[error(transparent)]
     Hls(#[from] hls::Error),
+    /// The media worker made nothing.
+    #[error(transparent)]
+    Media(#[from] media::Error),
     /// A price does not fit.
     #[error(transparent)]
     Amount(#[from] AmountError),
@@ -205,6 +209,7 @@ pub struct Library {
     running: Mutex<HashMap<VideoId, CancellationToken>>,
     jobs: Notify,
     shelf: Shelf,
+    extras: extras::Kept,
 }
 
 impl Library {
@@ -217,6 +222,7 @@ impl Library {
             uploading: Mutex::default(),
             running: Mutex::default(),
             jobs: Notify::new(),
+            extras: extras::Kept::default(),
         }
     }
 
@@ -369,6 +375,7 @@ impl Library {
         self.own_video(id, role)?;
         self.parts.store.delete_video(id)?;
         self.shelf.gone(id);
+        self.extras.gone(id);
         if let Some(running) = lock(&self.running).remove(&id) {
             running.cancel();
         }

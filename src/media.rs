@@ -13,11 +13,14 @@ use crate::domain::id::{RenditionName, SegmentNumber};
 use crate::domain::video::{Rendition, Ticks, Timeline};
 
 mod boxes;
+pub mod extras;
 pub(crate) mod ffmpeg;
 #[cfg(test)]
 mod fixture;
 mod grid;
 pub mod worker;
+
+use extras::{Extras, ExtrasOrder};
 
 /// The name of a rendition's init segment in the output directory.
 pub(crate) fn init_file(rendition: &RenditionName) -> String {
@@ -202,4 +205,8 @@ pub trait Transcoder: Send + Sync {
 
     /// Writes a film of at least `seconds` to `to` by repeating `clip` without encoding anything anew.
     async fn repeat(&self, clip: PathBuf, to: PathBuf, seconds: u64) -> Result<(), Error>;
+
+    /// Makes what viewers expect around a film: poster, storyboard, waveform, chapters, subtitles, an I-frame rendition. The files lie in
+    /// the order's output directory and are checked.
+    async fn extras(&self, order: ExtrasOrder, cancel: CancellationToken) -> Result<Extras, Error>;
 }

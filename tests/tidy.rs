@@ -117,7 +117,7 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("ffmpeg_next::", &["src/media/ffmpeg"]),
     ("rocksdb::", &["src/store/rocks.rs"]),
     ("object_store::", &["src/blobs.rs"]),
-    ("hls_m3u8::", &["src/hls.rs"]),
+    ("hls_m3u8::", &["src/hls"]),
     ("prometheus_client::", &["src/telemetry.rs"]),
     ("landlock::", &["src/media/worker/sandbox.rs"]),
 ];
@@ -386,18 +386,18 @@ fn a_foreign_crate_is_named_in_its_adapter_alone() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
+fn unsafe_code_is_in_one_place() {
     let mut broken = Vec::new();
     for source in sources() {
         let unsafe_code =
             ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe(", "unsafe_code)"];
-        if source.path != "src/media/ffmpeg/raw.rs"
+        if !source.path.starts_with("src/media/ffmpeg/raw")
             && unsafe_code.iter().any(|word| source.code.contains(word))
         {
             broken.push(source.path);
         }
     }
-    assert_none("unsafe code beyond src/media/ffmpeg/raw.rs", &broken);
+    assert_none("unsafe code beyond src/media/ffmpeg/raw", &broken);
 }
 
 #[test]

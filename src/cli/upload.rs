@@ -42,7 +42,7 @@ pub(super) struct Arguments {
     connection: Connection,
 }
 
-fn video_id(text: &str) -> Result<VideoId, String> {
+pub(super) fn video_id(text: &str) -> Result<VideoId, String> {
     text.parse().map_err(|_| "the id of a title is a UUID: the end of its address".to_owned())
 }
 

@@ -276,7 +276,7 @@ impl From<library::Error> for Problem {
                 tracing::error!(%error, "a request failed");
                 Self::storage()
             }
-            Error::Hls(_) => Self::internal(&error),
+            Error::Hls(_) | Error::Media(_) => Self::internal(&error),
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
 use super::extract::{Caller, Document, Path, Query, named};
+use super::extras::{Links, links};
 use super::{App, Shared, event_stream};
 use crate::domain::id::{CreatorId, Version, VideoId};
 use crate::domain::video::{Video, VideoState};
@@ -37,6 +38,9 @@ pub struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     segments: Option<u32>,
     created_ms: u64,
+    /// What lies around a published film; not in lists.
+    #[serde(flatten)]
+    around: Option<Links>,
 }
 
 #[derive(Serialize)]
@@ -65,7 +69,19 @@ fn shown(app: &Shared, video: Video) -> Result<Shown, Problem> {
         duration_ms: media.as_ref().map(|of| of.media.timeline.duration().millis()),
         segments: media.as_ref().map(|of| of.media.timeline.segments()),
         created_ms: video.created_ms,
+        around: None,
     })
+}
+
+/// The same with what lies around it.
+async fn shown_whole(app: &Shared, video: Video) -> Answer<Json<Shown>> {
+    let ready = video.state == VideoState::Ready;
+    let published = if ready { app.library.published(video.id, None).ok() } else { None };
+    let mut shown = shown(app, video)?;
+    if let Some(published) = published {
+        shown.around = Some(links(app, &published).await?);
+    }
+    Ok(Json(shown))
 }
 
 /// `POST /api/v1/videos`
@@ -104,7 +120,7 @@ pub async fn show(
     Path(id): Path<String>,
 ) -> Answer<Json<Shown>> {
     let video = app.library.video(named(&id)?, caller.0)?;
-    Ok(Json(shown(&app, video)?))
+    shown_whole(&app, video).await
 }
 
 /// `GET /api/v1/videos?cursor=`
@@ -138,6 +154,7 @@ pub struct Edit {
     description: Option<String>,
     msat_per_second: Option<u64>,
     preview_seconds: Option<u32>,
+    subtitles_free: Option<bool>,
 }
 
 /// Changes a title.
@@ -147,14 +164,19 @@ pub async fn edit(
     Path(id): Path<String>,
     Document(edit): Document<Edit>,
 ) -> Answer<Json<Shown>> {
+    let (id, role) = (named(&id)?, caller.known()?);
+    let subtitles_free = edit.subtitles_free;
     let edit = EditVideo {
         title: edit.title,
         description: edit.description,
         msat_per_second: edit.msat_per_second,
         preview_seconds: edit.preview_seconds,
     };
-    let video = app.library.edit_video(named(&id)?, caller.known()?, edit)?;
-    Ok(Json(shown(&app, video)?))
+    let video = app.library.edit_video(id, role, edit)?;
+    if let Some(free) = subtitles_free {
+        app.library.free_subtitles(id, role, free).await?;
+    }
+    shown_whole(&app, video).await
 }
 
 /// `DELETE /api/v1/videos/{id}`

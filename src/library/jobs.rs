@@ -59,7 +59,7 @@ impl Library {
         let outcome = self.make(job, own.clone()).await;
         lock(&self.running).remove(&id);
         match outcome {
-            Ok(made) => self.publish(job, made, begun.elapsed()).await,
+            Ok(made) => self.publish(job, made, begun.elapsed(), cancel).await,
             // The stop of the server: the next start takes the job again.
             Err(_) if cancel.is_cancelled() => {}
             Err(error) => self.set_back(job, &error).await,
@@ -83,7 +83,7 @@ impl Library {
         self.parts.transcoder.transcode(order, &mut keeper, cancel).await
     }
 
-    async fn publish(&self, job: &Job, made: Made, after: Duration) {
+    async fn publish(&self, job: &Job, made: Made, after: Duration, cancel: &CancellationToken) {
         let media = Media {
             version: job.version,
             timeline: made.timeline,
@@ -96,10 +96,21 @@ impl Library {
                 tracing::info!(video = %job.video, segments, seconds, "published");
                 self.shelf.changed(job.video);
                 self.tell(job.video, Progress::of(&video.state));
+                self.extras_of(job, &media, cancel).await;
                 upload::remove_spooled(&self.parts.spool, job.video).await;
             }
             Ok(Change::Missing | Change::Refused(_)) => self.discard(job).await,
             Err(error) => tracing::error!(video = %job.video, %error, "could not be published"),
+        }
+    }
+
+    /// What viewers expect around the film. That it cannot be made fails nothing.
+    async fn extras_of(&self, job: &Job, media: &Media, cancel: &CancellationToken) {
+        let source = self.parts.spool.join(&job.source);
+        let work = self.parts.spool.join(format!("{}.work", job.video));
+        let made = self.make_extras(job.video, media, &source, &work, cancel.child_token()).await;
+        if let Err(error) = made {
+            tracing::warn!(video = %job.video, %error, "no extras");
         }
     }
 

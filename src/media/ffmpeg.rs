@@ -11,6 +11,7 @@ use ffmpeg_next::util::error::ENOMEM;
 
 mod audio;
 mod decode;
+mod extras;
 mod fragment;
 mod package;
 mod raw;
@@ -20,6 +21,7 @@ mod transcode;
 mod video;
 
 pub(crate) use decode::decode;
+pub(crate) use extras::extras;
 pub(crate) use repeat::repeat;
 pub(crate) use transcode::transcode;
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::check::Checker;
 use self::protocol::{Line, Task, Work};
+use super::extras::{self, Extras, ExtrasOrder};
 use super::{Decoded, Error, Made, Options, Order, Sink, Told, Transcoder};
 
 mod check;
@@ -25,6 +26,7 @@ mod child;
 mod protocol;
 mod sandbox;
 
+pub(super) use check::plain as plain_file;
 pub use child::run_worker;
 pub use sandbox::sandbox_support;
 
@@ -202,6 +204,31 @@ impl Transcoder for Worker {
         };
         moved.map_err(|source| Error::Io { what: "naming the film", source })
     }
+
+    async fn extras(&self, order: ExtrasOrder, cancel: CancellationToken) -> Result<Extras, Error> {
+        let order = ExtrasOrder {
+            source: absolute(&order.source)?,
+            output: absolute(&order.output)?,
+            ..order
+        };
+        let work = Work::Extras(order.clone());
+        let bytes = self.run(&order.options, work, &mut AroundIt, &cancel).await?;
+        let checked = tokio::task::spawn_blocking(move || told_extras(&order, bytes)).await;
+        checked.map_err(|error| Error::Worker(error.to_string()))?
+    }
+}
+
+/// Reads what a child wrote of its extras, and checks it and all files.
+fn told_extras(order: &ExtrasOrder, bytes: u64) -> Result<Extras, Error> {
+    if bytes > extras::TOLD_BYTES_MAX {
+        return Err(Error::Worker("it told too much of its extras".to_owned()));
+    }
+    let path = order.output.join(extras::TOLD);
+    let read = check::plain(&path, bytes);
+    let read = read.map_err(|source| Error::Io { what: "reading the extras", source })?;
+    let told =
+        read.ok_or_else(|| Error::Worker("it told of extras that are not there".to_owned()))?;
+    extras::checked(&order.output, order, serde_json::from_slice(&told).map_err(broken)?)
 }
 
 /// What makes a result out of a child's lines.
@@ -260,6 +287,20 @@ impl Hear<()> for Repeating {
     async fn hear(&mut self, line: Line) -> Result<Option<()>, Error> {
         match line {
             Line::Repeated => Ok(Some(())),
+            Line::Alive => Ok(None),
+            Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
+            line => Err(out_of_place(&line)),
+        }
+    }
+}
+
+struct AroundIt;
+
+#[async_trait]
+impl Hear<u64> for AroundIt {
+    async fn hear(&mut self, line: Line) -> Result<Option<u64>, Error> {
+        match line {
+            Line::Extras { bytes } => Ok(Some(bytes)),
             Line::Alive => Ok(None),
             Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
             line => Err(out_of_place(&line)),

@@ -36,8 +36,8 @@ pub struct TestApp {
     pub transcoder: Arc<FakeTranscoder>,
     pub spool: TempDir,
     pub operator: String,
+    pub blobs: Blobs,
     config: Config,
-    blobs: Blobs,
     tasks: Tasks,
 }
 

@@ -17,6 +17,7 @@ mod claims;
 mod connections;
 mod credentials;
 mod errors;
+mod extras;
 mod files;
 mod l402;
 mod limits;

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 use sluice::domain::id::{RenditionName, SegmentNumber};
 use sluice::domain::video::{Rendition, Ticks, Timeline};
+use sluice::media::extras::{Extras, ExtrasOrder};
 use sluice::media::{Decoded, Error, Made, Order, Probe, Sink, Told, Transcoder};
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,16 @@ pub struct FakeTranscoder {
     script: Mutex<VecDeque<Script>>,
     orders: Mutex<u32>,
     large: Mutex<usize>,
+    /// What it makes around each film; nothing makes it fail there.
+    extras: Mutex<Option<Extras>>,
 }
+
+/// The files that lie around each film.
+pub const FILES: [(&str, &[u8]); 3] = [
+    ("poster.jpg", b"a poster"),
+    ("sheet-0.jpg", b"a sheet"),
+    ("iframes.mp4", b"init, picture and picture"),
+];
 
 impl FakeTranscoder {
     pub fn script(&self, script: impl IntoIterator<Item = Script>) {
@@ -42,6 +52,11 @@ impl FakeTranscoder {
     /// Segment 1 is as [`large`] from now on.
     pub fn large(&self, bytes: usize) {
         *self.large.lock().unwrap() = bytes;
+    }
+
+    /// What is made around films from now on.
+    pub fn extras(&self, extras: Extras) {
+        *self.extras.lock().unwrap() = Some(extras);
     }
 
     pub fn orders(&self) -> u32 {
@@ -146,6 +161,15 @@ impl Transcoder for FakeTranscoder {
         }
         let renditions = RENDITIONS.map(rendition).to_vec();
         Ok(Made { timeline: timeline(), renditions, frames: 750 })
+    }
+
+    async fn extras(&self, order: ExtrasOrder, _: CancellationToken) -> Result<Extras, Error> {
+        let extras = self.extras.lock().unwrap().clone();
+        for (name, bytes) in FILES {
+            tokio::fs::write(order.output.join(name), bytes).await.unwrap();
+        }
+        assert_eq!((order.pictures, order.sound), (true, false), "a film with pictures");
+        extras.ok_or_else(|| Error::Worker("killed by signal 11".to_owned()))
     }
 
     async fn decode(&self, _: PathBuf) -> Result<Decoded, Error> {

@@ -15,6 +15,7 @@ use sluice::domain::video::{Rendition, Ticks, Timeline};
 use sluice::http::{Shared, router};
 use sluice::lightning::Network;
 use sluice::lightning::fake::FakeNode;
+use sluice::media::extras::{Extras, ExtrasOrder};
 use sluice::media::{Decoded, Error, Made, Order, Probe, Sink, Told, Transcoder};
 use sluice::runtime::{SystemClock, Tasks};
 use sluice::store::memory::Memory;
@@ -178,6 +179,10 @@ impl Transcoder for SmallBoxes {
             .map(|n| Ticks::from_millis(if n == 0 { 0 } else { 1_000 + (n - 1) * SEGMENT_MS }));
         let timeline = Timeline::new(ends.collect()).unwrap();
         Ok(Made { timeline, renditions, frames: 100 })
+    }
+
+    async fn extras(&self, _: ExtrasOrder, _: CancellationToken) -> Result<Extras, Error> {
+        Ok(Extras::default())
     }
 
     async fn decode(&self, _: PathBuf) -> Result<Decoded, Error> {

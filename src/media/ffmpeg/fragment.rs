@@ -110,6 +110,21 @@ impl Muxer {
         Ok(())
     }
 
+    /// Takes a key frame of a rendition that has no others, with its own times in ticks.
+    pub(super) fn still(
+        &mut self,
+        mut packet: Packet,
+        start: u64,
+        duration: u64,
+    ) -> Result<(), Error> {
+        packet.set_pts(Some(signed(start)));
+        packet.set_dts(Some(signed(start)));
+        packet.set_duration(signed(duration));
+        packet.set_stream(0);
+        packet.write(&mut self.output).map_err(failed("muxer"))?;
+        Ok(())
+    }
+
     /// Takes an audio packet whose timestamps count samples.
     pub(super) fn audio(&mut self, packet: &mut Packet) -> Result<(), Error> {
         let Some(stream) = self.audio else { return Ok(()) };

@@ -9,6 +9,10 @@ use ffmpeg_next::ffi::{
 use ffmpeg_next::format::context::{Input, Output};
 use ffmpeg_next::{Error, Stream, StreamMut, filter};
 
+mod texts;
+
+pub(super) use texts::{attached, chapters, decode_subtitle, stream_tag, want_stream};
+
 /// Ends the current fragment of a fragmenting muxer and hands its bytes to the stream behind it.
 pub(super) fn flush_fragment(output: &mut Output) -> Result<(), Error> {
     // SAFETY: `output` owns a valid context with a `pb`, since it was made by `output_to_stream`; a null packet is the documented

@@ -41,6 +41,8 @@ pub(super) struct Source {
     /// Where the timeline begins.
     origin: (i64, Rational),
     splices: Option<Splices>,
+    /// Further tracks whose packets are given.
+    wanted: Vec<Track>,
     damaged: u32,
     /// Damaged packets that were passed over.
     pub(super) errors: u64,
@@ -107,6 +109,7 @@ impl Source {
             audio,
             duration_us: known.then_some(duration),
             splices: clock.then(Splices::default),
+            wanted: Vec::new(),
             damaged: 0,
             errors: 0,
             input,
@@ -169,7 +172,8 @@ impl Source {
             self.damaged = 0;
             let index = packet.stream();
             let video = self.video.as_ref().map(|picture| picture.track);
-            let Some(track) = [video, self.audio].into_iter().flatten().find(|t| t.index == index)
+            let tracks = [video, self.audio].into_iter().flatten();
+            let Some(track) = tracks.chain(self.wanted.iter().copied()).find(|t| t.index == index)
             else {
                 continue;
             };
@@ -178,6 +182,24 @@ impl Source {
             }
             return Ok(Some(packet));
         }
+    }
+
+    /// The container, for what it carries beside its tracks.
+    pub(super) const fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// From now on packets of this stream are given, too; of the video stream then only key frames where `keys_only`.
+    pub(super) fn want(&mut self, index: usize, keys_only: bool) -> Option<Track> {
+        raw::want_stream(&mut self.input, index, keys_only);
+        let track = Track::of(&self.input.stream(index)?);
+        self.wanted.push(track);
+        Some(track)
+    }
+
+    /// From now on no packets of this stream are given.
+    pub(super) fn ignore(&mut self, index: usize) {
+        raw::ignore_stream(&mut self.input, index);
     }
 
     /// Adds a stream to an output that takes this track's packets as they are.

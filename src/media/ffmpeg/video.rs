@@ -4,7 +4,7 @@ use ffmpeg_next::util::color::{Primaries, Range, Space, TransferCharacteristic};
 use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::picture;
 use ffmpeg_next::{
-    Dictionary, Error as FfmpegError, Packet, codec, encoder, filter, format, frame,
+    Dictionary, Error as FfmpegError, Packet, Rational, codec, encoder, filter, format, frame,
 };
 
 use super::source::Picture;
@@ -27,7 +27,7 @@ struct Encoder {
 
 /// The colour of a picture as its source tags it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Colour {
+pub(super) struct Colour {
     space: Space,
     range: Range,
     primaries: Primaries,
@@ -44,7 +44,8 @@ impl Pictures {
         options: &Options,
     ) -> Result<Self, Error> {
         let (chain, colour) = chain(picture, rungs, first);
-        let graph = build(picture, rungs, first, &chain).map_err(failed("filter graph"))?;
+        let base = picture.track.time_base;
+        let graph = build(base, rungs.len(), first, &chain).map_err(failed("filter graph"))?;
         let open = |(number, rung): (usize, &Rung)| -> Result<Encoder, Error> {
             let encoder = open(rung, picture.rate, frames_per_segment, colour, options)?;
             Ok(Encoder { sink: format!("v{number}"), encoder, frames: 0 })
@@ -184,12 +185,6 @@ fn open(
 
 /// The graph's text behind the lock on the size, and the colour of what comes out of it.
 fn chain(picture: &Picture, rungs: &[Rung], first: &frame::Video) -> (String, Colour) {
-    let mut colour = Colour {
-        space: first.color_space(),
-        range: first.color_range(),
-        primaries: first.color_primaries(),
-        transfer: first.color_transfer_characteristic(),
-    };
     let mut filters: Vec<String> = Vec::new();
     // A source that changes its size within the film is scaled to what it began with: the filters behind cannot follow.
     filters.push(format!("scale={}:{}", first.width(), first.height()));
@@ -199,15 +194,39 @@ fn chain(picture: &Picture, rungs: &[Rung], first: &frame::Video) -> (String, Co
     filters.extend(picture.upright.iter().map(|filter| (*filter).to_owned()));
     let Rate { num, den } = picture.rate;
     filters.push(format!("fps=fps={num}/{den}:start_time=0"));
+    let top = rungs.first().map(|rung| (rung.width, rung.height));
+    let (convert, colour) = to_sdr(first, top, &mut filters);
+    let pads: String = (0..rungs.len()).map(|n| format!("[s{n}]")).collect();
+    let mut text = format!("[in]{},split={}{pads}", filters.join(","), rungs.len());
+    for (n, rung) in rungs.iter().enumerate() {
+        let (width, height) = (rung.width, rung.height);
+        let scale = format!("scale={width}:{height}:flags=bicubic{convert}");
+        text.push_str(&format!(";[s{n}]{scale},setsar=1,format=yuv420p[v{n}]"));
+    }
+    (text, colour)
+}
+
+/// Adds the filters that map a picture's colours to standard range; also what scalers behind them convert, and the colour that comes out.
+pub(super) fn to_sdr(
+    first: &frame::Video,
+    top: Option<(u32, u32)>,
+    filters: &mut Vec<String>,
+) -> (String, Colour) {
+    let mut colour = Colour {
+        space: first.color_space(),
+        range: first.color_range(),
+        primaries: first.color_primaries(),
+        transfer: first.color_transfer_characteristic(),
+    };
     let hdr = matches!(
         colour.transfer,
         TransferCharacteristic::SMPTE2084 | TransferCharacteristic::ARIB_STD_B67
     );
     let mut convert = String::new();
     if hdr && filter::find("zscale").is_some() {
-        if let Some(top) = rungs.first() {
+        if let Some((width, height)) = top {
             // Scaled first: the mapping works in floating point on every pixel.
-            filters.push(format!("scale={}:{}:flags=bicubic", top.width, top.height));
+            filters.push(format!("scale={width}:{height}:flags=bicubic"));
         }
         filters.push("zscale=t=linear:npl=100".to_owned());
         filters.push("format=gbrpf32le".to_owned());
@@ -223,14 +242,7 @@ fn chain(picture: &Picture, rungs: &[Rung], first: &frame::Video) -> (String, Co
         convert = ":in_range=pc:out_range=tv".to_owned();
         colour.range = Range::MPEG;
     }
-    let pads: String = (0..rungs.len()).map(|n| format!("[s{n}]")).collect();
-    let mut text = format!("[in]{},split={}{pads}", filters.join(","), rungs.len());
-    for (n, rung) in rungs.iter().enumerate() {
-        let (width, height) = (rung.width, rung.height);
-        let scale = format!("scale={width}:{height}:flags=bicubic{convert}");
-        text.push_str(&format!(";[s{n}]{scale},setsar=1,format=yuv420p[v{n}]"));
-    }
-    (text, colour)
+    (convert, colour)
 }
 
 impl Colour {
@@ -256,14 +268,14 @@ fn name(picture: &frame::Video) -> &'static str {
     picture.format().descriptor().map_or("yuv420p", format::pixel::Descriptor::name)
 }
 
-fn build(
-    picture: &Picture,
-    rungs: &[Rung],
+/// A graph from pictures like `first` to sinks that are named `v0` and so on.
+pub(super) fn build(
+    base: Rational,
+    sinks: usize,
     first: &frame::Video,
     chain: &str,
 ) -> Result<filter::Graph, FfmpegError> {
     let find = |name| filter::find(name).ok_or(FfmpegError::FilterNotFound);
-    let base = picture.track.time_base;
     let mut graph = filter::Graph::new();
     raw::limit_threads(&mut graph, threads());
     let source = format!(
@@ -275,11 +287,11 @@ fn build(
         base.denominator()
     );
     graph.add(&find("buffer")?, "in", &source)?;
-    for n in 0..rungs.len() {
+    for n in 0..sinks {
         graph.add(&find("buffersink")?, &format!("v{n}"), "")?;
     }
     let mut parser = graph.output("in", 0)?;
-    for n in 0..rungs.len() {
+    for n in 0..sinks {
         parser = parser.input(&format!("v{n}"), 0)?;
     }
     parser.parse(chain)?;

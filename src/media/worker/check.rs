@@ -231,7 +231,7 @@ fn is_ours(rendition: &RenditionName) -> bool {
 }
 
 /// A plain file's bytes; `None` where it is none, or of another length.
-fn plain(path: &Path, bytes: u64) -> std::io::Result<Option<Vec<u8>>> {
+pub(crate) fn plain(path: &Path, bytes: u64) -> std::io::Result<Option<Vec<u8>>> {
     let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() != bytes {

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, raise};
 
 use super::protocol::{Line, Task, Work};
 use super::sandbox;
+use crate::media::extras::ExtrasOrder;
 use crate::media::{Error, Order, Told, ffmpeg};
 
 /// The longest task: two paths and some numbers.
@@ -46,6 +47,7 @@ pub fn run_worker() -> ExitCode {
 enum Opened {
     Transcode(Order, File),
     Decode(File),
+    Extras(ExtrasOrder, File),
     Repeat { clip: File, to: File, seconds: u64 },
 }
 
@@ -59,6 +61,11 @@ fn work() -> Result<(), Error> {
             (Opened::Transcode(order, source), Some(output), SEGMENT_BYTES_MAX)
         }
         Work::Decode { file } => (Opened::Decode(open(&file)?), None, 0),
+        Work::Extras(order) => {
+            let output = order.output.clone();
+            let source = open(&order.source)?;
+            (Opened::Extras(order, source), Some(output), SEGMENT_BYTES_MAX)
+        }
         Work::Repeat { clip, to, seconds } => {
             let (clip, to) = (open(&clip)?, create(&to)?);
             (Opened::Repeat { clip, to, seconds }, None, FILM_BYTES_MAX)
@@ -75,6 +82,9 @@ fn work() -> Result<(), Error> {
             Line::Told(Told::Done(ffmpeg::transcode(&order, source, &mut tell)?))
         }
         Opened::Decode(file) => Line::Decoded(ffmpeg::decode(file, &limits, &mut beat)?),
+        Opened::Extras(order, source) => {
+            Line::Extras { bytes: ffmpeg::extras(&order, source, &mut beat)? }
+        }
         Opened::Repeat { clip, to, seconds } => {
             ffmpeg::repeat(clip, to, seconds, &mut beat)?;
             Line::Repeated

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::media::extras::ExtrasOrder;
 use crate::media::{Decoded, Options, Order, Told};
 
 /// The one line to the child.
@@ -26,6 +27,8 @@ pub(super) enum Work {
         /// The file.
         file: PathBuf,
     },
+    /// Make what viewers expect around a film.
+    Extras(ExtrasOrder),
     /// Make a long film from a short clip.
     Repeat {
         /// The clip.
@@ -47,6 +50,11 @@ pub(super) enum Line {
     Decoded(Decoded),
     /// The answer to [`Work::Repeat`].
     Repeated,
+    /// The answer to [`Work::Extras`]: how long the file is that tells what was made.
+    Extras {
+        /// In bytes.
+        bytes: u64,
+    },
     /// Work goes on.
     Alive,
 }
@@ -58,6 +66,7 @@ impl Line {
             Self::Told(_) => "told",
             Self::Decoded(_) => "decoded",
             Self::Repeated => "repeated",
+            Self::Extras { .. } => "extras",
             Self::Alive => "alive",
         }
     }
