@@ -160,12 +160,13 @@ impl Library {
             sound: !pictures,
         };
         let made = self.parts.transcoder.extras(order, cancel).await?;
-        self.keep_extras(video, media.version, &output, made).await?;
+        let kept = self.keep_extras(video, media.version, &output, made).await;
         if self.parts.store.video(video)?.is_none() {
             // Deleted meanwhile: what was written after that is removed, too.
             self.parts.blobs.delete(video).await?;
         }
         self.extras.changed(video);
+        kept?;
         tokio::fs::remove_dir_all(&output).await.map_err(io("clearing the work directory"))
     }
 

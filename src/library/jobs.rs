@@ -108,7 +108,10 @@ impl Library {
     async fn extras_of(&self, job: &Job, media: &Media, cancel: &CancellationToken) {
         let source = self.parts.spool.join(&job.source);
         let work = self.parts.spool.join(format!("{}.work", job.video));
-        let made = self.make_extras(job.video, media, &source, &work, cancel.child_token()).await;
+        let own = cancel.child_token();
+        lock(&self.running).insert(job.video, own.clone());
+        let made = self.make_extras(job.video, media, &source, &work, own).await;
+        lock(&self.running).remove(&job.video);
         if let Err(error) = made {
             tracing::warn!(video = %job.video, %error, "no extras");
         }

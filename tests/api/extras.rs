@@ -8,6 +8,7 @@ use sluice::domain::video::Ticks;
 use sluice::media::extras::{Chapter, Extras, IFrame, IFrames, Still, Storyboard, Subtitles};
 
 use crate::app::{Call, Challenge, Film, Reply, TestApp, text};
+use crate::sessions::{Session, pay};
 use crate::transcoder::FILES;
 
 fn at(ms: u64) -> Ticks {
@@ -179,6 +180,22 @@ async fn subtitles_behind_the_preview_open_with_their_segments_payment() {
     let other = format!("/hls/{}/1/sub-en/2.vtt", film.video);
     let call = app.call("GET", &other).with("authorization", &credential).send().await;
     call.problem(402, "payment_required");
+}
+
+#[tokio::test]
+async fn within_a_session_a_segment_and_its_subtitles_are_drawn_once() {
+    let app = TestApp::new();
+    let film = film(&app).await;
+    let session = Session::short(&app, &film).await;
+    let cues = session.segment(1).replace("480p/1.m4s", "sub-en/1.vtt");
+    app.get(&cues).await.problem(402, "payment_required");
+    let invoice = session.open(&app).await.remove(0);
+    pay(&app, &invoice).await;
+    let reply = app.get(&cues).await;
+    assert_eq!(reply.header("content-type"), Some("text/vtt; charset=utf-8"), "{reply:?}");
+    assert!(reply.text().contains("paid"), "{}", reply.text());
+    assert_eq!(app.get(&session.segment(1)).await.status, 200);
+    assert_eq!(session.status(&app).await["spent_msat"], 2_000, "one payment, drawn once");
 }
 
 #[tokio::test]

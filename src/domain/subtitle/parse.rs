@@ -61,7 +61,12 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Cue>, SubtitleError> {
         if end <= start {
             return Err(fault(at, "this cue ends before it begins, or at once"));
         }
-        let shown = lines.block().into_iter().map(unmarked).collect::<Vec<_>>().join("\n");
+        let shown = lines
+            .block()
+            .into_iter()
+            .map(|line| unmarked(line, srt))
+            .collect::<Vec<_>>()
+            .join("\n");
         if cues.len() >= CUES_MAX {
             return Err(fault(at, &format!("there are more than {CUES_MAX} cues")));
         }
@@ -124,8 +129,8 @@ fn time(text: &str) -> Option<Ticks> {
     Some(Ticks::from_millis(seconds.checked_mul(1_000)?.checked_add(ms)?))
 }
 
-/// A line without tags (`<i>`, `{\an8}`), its entities decoded.
-pub(crate) fn unmarked(line: &str) -> String {
+/// A line without tags (`<i>`; in SRT `{\an8}` as well), its entities decoded.
+fn unmarked(line: &str, srt: bool) -> String {
     let mut plain = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(at) = rest.find(['<', '{', '&']) {
@@ -133,7 +138,7 @@ pub(crate) fn unmarked(line: &str) -> String {
         plain.push_str(before);
         let (end, keep) = match from.as_bytes() {
             [b'<', next, ..] if next.is_ascii_alphanumeric() || *next == b'/' => ('>', false),
-            [b'{', b'\\', ..] => ('}', false),
+            [b'{', b'\\', ..] if srt => ('}', false),
             [b'&', ..] => (';', true),
             _ => (' ', true),
         };
@@ -293,7 +298,8 @@ mod tests {
             ("{\\i1}x{\\i0} {y}", "x {y}"),
             ("é<i>é", "éé"),
         ] {
-            assert_eq!(unmarked(line), plain, "{line}");
+            assert_eq!(unmarked(line, true), plain, "{line}");
         }
+        assert_eq!(unmarked("{\\i1}x", false), "{\\i1}x", "WebVTT has no such thing");
     }
 }

@@ -218,3 +218,72 @@ fn a_cover_that_unpacks_to_too_many_pixels_or_is_no_picture_is_passed_over() {
     fs::write(&film, bytes).unwrap();
     assert_eq!(bench.extras(&film, 1, false).poster, None);
 }
+
+#[test]
+fn a_worker_that_lies_about_its_extras_is_not_believed() {
+    let bench = Bench::new();
+    let film =
+        bench.ffmpeg("-f lavfi -i testsrc2=s=320x180:r=5:d=21 -g 5 -preset ultrafast film.mp4");
+    let honest = bench.extras(&film, 21, true);
+    let output = bench.path("out");
+    let order = ExtrasOrder {
+        source: film,
+        output: output.clone(),
+        options: fixture::options(),
+        duration: Ticks::from_millis(21_000),
+        pictures: true,
+        sound: false,
+    };
+    let believed = |change: fn(&mut Extras)| {
+        let mut told = honest.clone();
+        change(&mut told);
+        checked(&output, &order, told).is_ok()
+    };
+    assert!(believed(|_| ()));
+    let lies: [fn(&mut Extras); 14] = [
+        |of| of.poster.as_mut().unwrap().height = 241,
+        |of| of.poster.as_mut().unwrap().width += 2,
+        |of| of.poster.as_mut().unwrap().file = "../film.mp4".to_owned(),
+        |of| of.poster.as_mut().unwrap().file = "sheet-0.jpg".to_owned(),
+        |of| of.poster.as_mut().unwrap().bytes += 1,
+        |of| of.storyboard.as_mut().unwrap().tiles[1] = Ticks::from_millis(4_999),
+        |of| of.storyboard.as_mut().unwrap().tile_height = 241,
+        |of| of.storyboard.as_mut().unwrap().interval = Ticks::from_millis(1_000),
+        |of| of.storyboard.as_mut().unwrap().sheets.clear(),
+        |of| of.storyboard.as_mut().unwrap().columns = u32::MAX,
+        |of| of.iframes.as_mut().unwrap().frames[1].start = Ticks::from_millis(5_001),
+        |of| of.iframes.as_mut().unwrap().frames[1].length += 1,
+        |of| of.iframes.as_mut().unwrap().init = u64::MAX,
+        |of| {
+            let iframes = of.iframes.as_mut().unwrap();
+            let second = iframes.frames.remove(1);
+            iframes.frames[0].length += second.length;
+        },
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        assert!(!believed(lie), "lie {number}");
+    }
+    // A file that is another's by a link is none.
+    fs::remove_file(output.join("poster.jpg")).unwrap();
+    std::os::unix::fs::symlink("sheet-0.jpg", output.join("poster.jpg")).unwrap();
+    assert!(!believed(|_| ()));
+}
+
+#[test]
+fn hdr_and_interlaced_films_have_stills_too() {
+    let bench = Bench::new();
+    let hdr = bench.ffmpeg(
+        "-f lavfi -i testsrc2=s=640x360:r=5:d=6 -vf format=yuv420p10le -c:v libx265 -preset ultrafast \
+         -x265-params log-level=error:keyint=5:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc hdr.mp4",
+    );
+    let fields = bench.ffmpeg(
+        "-f lavfi -i testsrc2=s=720x576:r=25:d=6 -vf setsar=64/45 -flags +ildct+ilme -top 1 -c:v mpeg2video -g 12 \
+         fields.ts",
+    );
+    for (film, size) in [(hdr, (426, 240)), (fields, (426, 240))] {
+        let made = bench.extras(&film, 6, true);
+        let poster = made.poster.unwrap();
+        assert_eq!((poster.width, poster.height), size, "{}", film.display());
+        assert_eq!(made.storyboard.unwrap().tiles.len(), 2);
+    }
+}
