@@ -287,3 +287,19 @@ fn hdr_and_interlaced_films_have_stills_too() {
         assert_eq!(made.storyboard.unwrap().tiles.len(), 2);
     }
 }
+
+#[test]
+fn a_track_of_a_million_cues_is_cut_and_the_rest_of_the_film_is_not() {
+    let bench = Bench::new();
+    let cue = "1\n00:00:01,000 --> 00:00:05,000\nover and over\n\n\
+               2\n00:00:03,000 --> 00:00:02,000\nreversed\n\n";
+    bench.write("many.srt", &cue.repeat(500_000));
+    let film = bench.ffmpeg(
+        "-f lavfi -i testsrc2=s=160x90:r=5:d=6 -i many.srt -g 5 -preset ultrafast -c:s srt film.mkv",
+    );
+    let made = bench.extras(&film, 6, true);
+    assert!(made.subtitles.iter().all(|of| of.cues.len() <= crate::domain::subtitle::CUES_MAX));
+    let cues = made.subtitles.iter().flat_map(|of| &of.cues);
+    assert!(cues.clone().count() > 0 && cues.clone().all(|cue| cue.start() < cue.end()));
+    assert_eq!(made.storyboard.unwrap().tiles.len(), 2);
+}
