@@ -146,6 +146,9 @@ fn check_library(library: &library::Options) -> Result<(), String> {
     at_least("library.attempts_max", library.attempts_max, 1, usual.attempts_max)
 }
 
+/// A plan of more segments would not fit into a worker's task.
+const SEGMENTS_MAX: u32 = 400_000;
+
 fn check_media(media: &media::Options) -> Result<(), String> {
     let usual = media::Options::default();
     between("media.segment_ms", media.segment_ms, 1_000..=60_000, usual.segment_ms)?;
@@ -173,6 +176,8 @@ fn check_media(media: &media::Options) -> Result<(), String> {
     let (duration, usual_duration) = (media.duration_max_seconds, usual.duration_max_seconds);
     at_least("media.duration_max_seconds", duration, 1, usual_duration)?;
     at_least("media.pixels_max", media.pixels_max, 1, usual.pixels_max)?;
+    at_least("media.output_max_bytes", media.output_max_bytes, 1 << 20, usual.output_max_bytes)?;
+    between("media.segments_max", media.segments_max, 1..=SEGMENTS_MAX, usual.segments_max)?;
     let (memory, usual_memory) = (media.memory_max_bytes, usual.memory_max_bytes);
     at_least("media.memory_max_bytes", memory, WORKER_BYTES_MIN, usual_memory)?;
     at_least("media.cpu_max_seconds", media.cpu_max_seconds, 1, usual.cpu_max_seconds)
@@ -221,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_value_out_of_bounds_is_named_with_the_mend() {
-        let wrong: [(&str, Change); 42] = [
+        let wrong: [(&str, Change); 44] = [
             ("log.filter", |c| c.log.filter = "sluice=loud".into()),
             ("http.listen", |c| c.http.listen = ([0, 0, 0, 0], 80).into()),
             ("http.connections_max", |c| c.http.connections_max = 0),
@@ -253,6 +258,8 @@ mod tests {
             ("library.source_bytes_max", |c| c.library.source_bytes_max = 0),
             ("library.attempts_max", |c| c.library.attempts_max = 0),
             ("media.segment_ms", |c| c.media.segment_ms = 999),
+            ("media.output_max_bytes", |c| c.media.output_max_bytes = 0),
+            ("media.segments_max", |c| c.media.segments_max = 0),
             ("media.ladder", |c| c.media.ladder.clear()),
             ("media.ladder", |c| c.media.ladder = vec![15]),
             ("media.ladder", |c| c.media.ladder = vec![4_321]),

@@ -1,5 +1,6 @@
 //! The job loop: takes a source, has it made, keeps what comes out, and publishes as the last write.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -8,15 +9,19 @@ use tokio::fs;
 use tokio_util::sync::CancellationToken;
 
 use super::{Library, Progress, upload};
-use crate::blobs::{Blobs, Part};
-use crate::domain::id::{RenditionName, Version, VideoId};
+use crate::blobs::Part;
+use crate::domain::id::{RenditionName, SegmentNumber, VideoId};
 use crate::domain::video::{Media, VideoState};
-use crate::media::{Error as MediaError, Made, Order, Sink, Told};
+use crate::media::{
+    Error as MediaError, Order, Piece, Plan, SOUND, Sink, Told, init_file, segment_file,
+};
 use crate::runtime::{Backoff, lock, sleep};
 use crate::store::{Change, Job, Lease, Setback};
 
 /// A lease outlives the longest job; another start of the process ends it at once.
 const LEASE_MS: u64 = 48 * 3_600 * 1_000;
+/// How long the chunks are that pictures are made in.
+const CHUNK_SECONDS: u64 = 300;
 /// How often the queue is looked at without being told.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -59,37 +64,86 @@ impl Library {
         let outcome = self.make(job, own.clone()).await;
         lock(&self.running).remove(&id);
         match outcome {
-            Ok(made) => self.publish(job, made, begun.elapsed()).await,
+            Ok(media) => self.publish(job, media, begun.elapsed()).await,
             // The stop of the server: the next start takes the job again.
             Err(_) if cancel.is_cancelled() => {}
             Err(error) => self.set_back(job, &error).await,
         }
     }
 
-    async fn make(&self, job: &Job, cancel: CancellationToken) -> Result<Made, MediaError> {
+    async fn make(&self, job: &Job, cancel: CancellationToken) -> Result<Media, MediaError> {
         let io = |what| move |source| MediaError::Io { what, source };
         let output = self.parts.spool.join(format!("{}.work", job.video));
         if fs::try_exists(&output).await.unwrap_or(false) {
             fs::remove_dir_all(&output).await.map_err(io("clearing the work directory"))?;
         }
         fs::create_dir_all(&output).await.map_err(io("making the work directory"))?;
-        let order = Order {
-            source: self.parts.spool.join(&job.source),
-            output: output.clone(),
-            options: self.parts.media.clone(),
-        };
-        let mut keeper =
-            Keeper { library: self, video: job.video, version: job.version, output: &output };
-        self.parts.transcoder.transcode(order, &mut keeper, cancel).await
+        let source = self.parts.spool.join(&job.source);
+        let (transcoder, options) = (&self.parts.transcoder, &self.parts.media);
+        let survey = transcoder.survey(source.clone(), options.clone(), cancel.clone()).await?;
+        tracing::info!(video = %job.video, probe = ?survey.probe, "looked at");
+        let plan = Plan::of(&survey, options)?;
+        let mut listener = Listener { library: self, video: job.video };
+        for piece in plan.pieces(CHUNK_SECONDS, false) {
+            if piece == Piece::Extras {
+                continue;
+            }
+            let order = Order {
+                source: source.clone(),
+                output: output.clone(),
+                options: options.clone(),
+                plan: plan.clone(),
+                piece,
+            };
+            transcoder.work(order, &mut listener, cancel.clone()).await?;
+        }
+        let mut renditions = Vec::new();
+        for name in plan.renditions() {
+            let init = self.keep(job, &output, &plan, &name, None).await?;
+            let mut sizes = Vec::new();
+            for number in (0..plan.timeline.segments()).map(SegmentNumber) {
+                let bytes = self.keep(job, &output, &plan, &name, Some(number)).await?;
+                sizes.push(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+            }
+            renditions.push(transcoder.rendition(&plan, &name, &init, &sizes)?);
+        }
+        let frames = plan.pictures.as_ref().and_then(|pictures| pictures.cuts.last()).copied();
+        let frames = frames.unwrap_or_default();
+        Ok(Media { version: job.version, timeline: plan.timeline, renditions, frames })
     }
 
-    async fn publish(&self, job: &Job, made: Made, after: Duration) {
-        let media = Media {
-            version: job.version,
-            timeline: made.timeline,
-            renditions: made.renditions,
-            frames: made.frames,
+    /// Joins a part and keeps it under the key that it will be served by.
+    async fn keep(
+        &self,
+        job: &Job,
+        output: &Path,
+        plan: &Plan,
+        name: &RenditionName,
+        number: Option<SegmentNumber>,
+    ) -> Result<Bytes, MediaError> {
+        let read = |name: RenditionName| async move {
+            let file = number.map_or_else(|| init_file(&name), |n| segment_file(&name, n));
+            let read = fs::read(output.join(file)).await;
+            read.map_err(|source| MediaError::Io { what: "reading a segment", source })
         };
+        let sound: Option<RenditionName> = plan.sound.as_ref().and_then(|_| SOUND.parse().ok());
+        let picture =
+            if sound.as_ref() == Some(name) { None } else { Some(read(name.clone()).await?) };
+        let sound = match sound {
+            Some(sound) => Some(read(sound).await?),
+            None => None,
+        };
+        let joined = self.parts.transcoder.join(picture.as_deref(), sound.as_deref(), number)?;
+        let part = number.map_or(Part::Init, Part::Segment);
+        let kept = self.parts.blobs.put(job.video, job.version, name, part, joined.clone()).await;
+        kept.map_err(|error| MediaError::Io {
+            what: "keeping a segment",
+            source: std::io::Error::other(error),
+        })?;
+        Ok(joined)
+    }
+
+    async fn publish(&self, job: &Job, media: Media, after: Duration) {
         match self.parts.store.publish(job, &media) {
             Ok(Change::Done(video)) => {
                 let (segments, seconds) = (media.timeline.segments(), after.as_secs());
@@ -133,52 +187,19 @@ impl Library {
     }
 }
 
-/// Keeps each part the moment it is done, under the key that it will be served by.
-struct Keeper<'a> {
+/// Passes on how far a piece is.
+struct Listener<'a> {
     library: &'a Library,
     video: VideoId,
-    version: Version,
-    output: &'a std::path::Path,
-}
-
-impl Keeper<'_> {
-    async fn keep(
-        &self,
-        rendition: &RenditionName,
-        part: Part,
-        file: &str,
-    ) -> Result<(), MediaError> {
-        let io = |what| move |source| MediaError::Io { what, source };
-        let path = self.output.join(file);
-        let bytes = Bytes::from(fs::read(&path).await.map_err(io("reading a segment"))?);
-        let blobs: &Blobs = &self.library.parts.blobs;
-        let kept = blobs.put(self.video, self.version, rendition, part, bytes).await;
-        kept.map_err(|error| MediaError::Io {
-            what: "keeping a segment",
-            source: std::io::Error::other(error),
-        })?;
-        fs::remove_file(&path).await.map_err(io("removing a segment"))
-    }
 }
 
 #[async_trait]
-impl Sink for Keeper<'_> {
+impl Sink for Listener<'_> {
     async fn told(&mut self, told: Told) -> Result<(), MediaError> {
-        match told {
-            Told::Init { rendition, file, .. } => self.keep(&rendition, Part::Init, &file).await,
-            Told::Segment { rendition, number, file, .. } => {
-                self.keep(&rendition, Part::Segment(number), &file).await
-            }
-            Told::Progress { permille } => {
-                let state = Progress::of(&VideoState::Transcoding);
-                self.library.tell(self.video, Progress { permille: Some(permille), ..state });
-                Ok(())
-            }
-            Told::Probed(probe) => {
-                tracing::info!(video = %self.video, ?probe, "probed");
-                Ok(())
-            }
-            Told::Done(_) | Told::Failed { .. } => Ok(()),
+        if let Told::Progress { permille } = told {
+            let state = Progress::of(&VideoState::Transcoding);
+            self.library.tell(self.video, Progress { permille: Some(permille), ..state });
         }
+        Ok(())
     }
 }

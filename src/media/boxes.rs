@@ -5,7 +5,7 @@
 /// Bytes that are not the boxes they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed media: {0}")]
-pub(crate) struct BoxError(&'static str);
+pub(crate) struct BoxError(pub(super) &'static str);
 
 /// Tracks in an init segment, of which ours have two at most.
 const TRACKS_MAX: usize = 8;
@@ -91,6 +91,16 @@ impl Init {
             return Err(BoxError("no track"));
         }
         Ok(Self { tracks })
+    }
+
+    /// What a part of a worker is read with when its own init segment is not at hand: one track, as all of them are made.
+    pub(crate) fn of_part(kind: Kind) -> Self {
+        let (timescale, codec) = match kind {
+            Kind::Video => (90_000, "avc1"),
+            Kind::Audio => (48_000, "mp4a"),
+        };
+        let (codec, defaults) = (codec.to_owned(), Defaults::default());
+        Self { tracks: vec![Track { id: 1, kind, timescale, codec, defaults }] }
     }
 
     /// The codec strings of all tracks, joined by commas.
@@ -251,7 +261,7 @@ fn trun(body: &[u8], defaults: Defaults, run: &mut Run) -> Result<(), BoxError> 
 }
 
 /// The body of the first box of a kind.
-fn find<'a>(body: &'a [u8], wanted: &[u8; 4]) -> Result<&'a [u8], BoxError> {
+pub(super) fn find<'a>(body: &'a [u8], wanted: &[u8; 4]) -> Result<&'a [u8], BoxError> {
     let mut boxes = Boxes(body);
     while let Some((kind, body)) = boxes.next()? {
         if kind == wanted {
@@ -262,11 +272,11 @@ fn find<'a>(body: &'a [u8], wanted: &[u8; 4]) -> Result<&'a [u8], BoxError> {
 }
 
 /// Boxes that follow one another.
-struct Boxes<'a>(&'a [u8]);
+pub(super) struct Boxes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Boxes<'a> {
     #[expect(clippy::type_complexity, reason = "a name for the pair would say less")]
-    fn next(&mut self) -> Result<Option<(&'a [u8; 4], &'a [u8])>, BoxError> {
+    pub(super) fn next(&mut self) -> Result<Option<(&'a [u8; 4], &'a [u8])>, BoxError> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -339,12 +349,12 @@ mod tests {
     #[test]
     fn what_the_muxer_writes_is_read() {
         let clip = fixture::clip();
-        let init = Init::parse(&clip.files["240p-init.mp4"]).unwrap();
+        let init = Init::parse(&clip.served("240p", None)).unwrap();
         let kinds: Vec<(Kind, u32)> =
             init.tracks.iter().map(|track| (track.kind, track.timescale)).collect();
         assert_eq!(kinds, [(Kind::Video, 90_000), (Kind::Audio, 48_000)]);
         assert!(init.codecs().starts_with("avc1.42") && init.codecs().ends_with(",mp4a.40.2"));
-        let runs = segment(&clip.files["240p-1.m4s"], &init).unwrap();
+        let runs = segment(&clip.served("240p", Some(1)), &init).unwrap();
         assert_eq!((runs[0].start, runs[0].duration, runs[0].samples), (180_000, 180_000, 50));
         assert!(runs[0].begins_with_key);
         assert_eq!(runs[1].start % 1_024, 0);
@@ -354,9 +364,9 @@ mod tests {
     #[test]
     fn cut_off_and_altered_bytes_never_panic() {
         let clip = fixture::clip();
-        let init = &clip.files["240p-init.mp4"];
+        let init = &clip.served("240p", None);
         let parsed = Init::parse(init).unwrap();
-        let whole = &clip.files["120p-1.m4s"];
+        let whole = &clip.served("120p", Some(1));
         // Behind the moof there is only data.
         let moof = u32::from_be_bytes(whole[..4].try_into().unwrap()) as usize + 16;
         for end in 0..init.len() {

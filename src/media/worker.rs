@@ -16,9 +16,14 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWri
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 
+use bytes::Bytes;
+
 use self::check::Checker;
 use self::protocol::{Line, Task, Work};
-use super::{Decoded, Error, Made, Options, Order, Sink, Told, Transcoder};
+use super::boxes::BoxError;
+use super::{Decoded, Error, Options, Order, Plan, Sink, Survey, Told, Transcoder, join};
+use crate::domain::id::{RenditionName, SegmentNumber};
+use crate::domain::video::Rendition;
 
 mod check;
 mod child;
@@ -28,7 +33,7 @@ mod sandbox;
 pub use child::run_worker;
 pub use sandbox::sandbox_support;
 
-/// The longest line that is read: the boundaries of a day of one-second segments fit.
+/// The longest line that is read: a survey with as many key frames as are told.
 const LINE_BYTES_MAX: usize = 4 << 20;
 /// The child says something every five seconds of work; after this long one call into FFmpeg hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -163,21 +168,57 @@ impl Worker {
 
 #[async_trait]
 impl Transcoder for Worker {
-    async fn transcode(
+    async fn survey(
+        &self,
+        source: PathBuf,
+        options: Options,
+        cancel: CancellationToken,
+    ) -> Result<Survey, Error> {
+        let work = Work::Survey { source: absolute(&source)? };
+        self.run(&options, work, &mut Surveying, &cancel).await
+    }
+
+    async fn work(
         &self,
         order: Order,
         sink: &mut dyn Sink,
         cancel: CancellationToken,
-    ) -> Result<Made, Error> {
-        let order = Order {
-            source: absolute(&order.source)?,
-            output: absolute(&order.output)?,
-            options: order.options,
-        };
+    ) -> Result<(), Error> {
+        let order =
+            Order { source: absolute(&order.source)?, output: absolute(&order.output)?, ..order };
         let limits = order.options.clone();
-        let checker = Checker::new(order.output.clone(), order.options.clone());
-        let mut hear = Transcoding { checker, sink };
-        self.run(&limits, Work::Transcode(order), &mut hear, &cancel).await
+        let checker = Checker::new(&order)?;
+        let mut hear = Making { checker, sink };
+        self.run(&limits, Work::Piece(Box::new(order)), &mut hear, &cancel).await
+    }
+
+    fn check(
+        &self,
+        plan: &Plan,
+        rendition: &RenditionName,
+        number: Option<SegmentNumber>,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        check::part(plan, rendition, number, bytes)
+    }
+
+    fn join(
+        &self,
+        picture: Option<&[u8]>,
+        sound: Option<&[u8]>,
+        number: Option<SegmentNumber>,
+    ) -> Result<Bytes, Error> {
+        join::join(picture, sound, number).map_err(malformed)
+    }
+
+    fn rendition(
+        &self,
+        plan: &Plan,
+        name: &RenditionName,
+        init: &[u8],
+        sizes: &[u64],
+    ) -> Result<Rendition, Error> {
+        plan.rendition(name, init, sizes).map_err(malformed)
     }
 
     async fn decode(&self, file: PathBuf) -> Result<Decoded, Error> {
@@ -210,23 +251,40 @@ trait Hear<T>: Send {
     async fn hear(&mut self, line: Line) -> Result<Option<T>, Error>;
 }
 
-struct Transcoding<'a> {
+struct Surveying;
+
+#[async_trait]
+impl Hear<Survey> for Surveying {
+    async fn hear(&mut self, line: Line) -> Result<Option<Survey>, Error> {
+        match line {
+            Line::Surveyed(survey) => check::survey(&survey).map(|()| Some(survey)),
+            Line::Alive => Ok(None),
+            Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
+            line => Err(out_of_place(&line)),
+        }
+    }
+}
+
+struct Making<'a> {
     checker: Checker,
     sink: &'a mut dyn Sink,
 }
 
 #[async_trait]
-impl Hear<Made> for Transcoding<'_> {
-    async fn hear(&mut self, line: Line) -> Result<Option<Made>, Error> {
+impl Hear<()> for Making<'_> {
+    async fn hear(&mut self, line: Line) -> Result<Option<()>, Error> {
         let told = match line {
             Line::Told(told) => told,
             Line::Alive => return Ok(None),
             line => return Err(out_of_place(&line)),
         };
         match told {
-            Told::Done(made) => {
-                self.checker.made(&made)?;
-                Ok(Some(made))
+            Told::Done { errors } => {
+                self.checker.done()?;
+                if errors > 0 {
+                    tracing::info!(errors, "the source is damaged in places");
+                }
+                Ok(Some(()))
             }
             Told::Failed { reason } => Err(Error::Source(reason)),
             told => {
@@ -269,6 +327,10 @@ impl Hear<()> for Repeating {
 
 fn out_of_place(line: &Line) -> Error {
     Error::Worker(format!("it answered what was not asked: {}", line.word()))
+}
+
+fn malformed(error: BoxError) -> Error {
+    Error::Worker(error.to_string())
 }
 
 fn broken(error: serde_json::Error) -> Error {

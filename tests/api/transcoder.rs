@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sluice::domain::id::{RenditionName, SegmentNumber};
-use sluice::domain::video::{Rendition, Ticks, Timeline};
-use sluice::media::{Decoded, Error, Made, Order, Probe, Sink, Told, Transcoder};
+use sluice::domain::video::{Rendition, Ticks};
+use sluice::media::{
+    Decoded, Error, Options, Order, Pictured, Piece, Plan, Probe, Sink, Survey, Told, Transcoder,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Segments of every film here; all but the last are 4 seconds long, the last is 2.
@@ -71,10 +74,25 @@ pub fn large(rendition: &str, number: Option<u32>, len: usize) -> Vec<u8> {
     bytes
 }
 
-fn timeline() -> Timeline {
-    let starts = (0..SEGMENTS).map(|n| u64::from(n) * 4_000);
-    let ends = starts.chain([u64::from(SEGMENTS) * 4_000 - 2_000]);
-    Timeline::new(ends.map(Ticks::from_millis).collect()).unwrap()
+/// 30 seconds of pictures: with segments of 4 seconds, [`SEGMENTS`] of them.
+pub fn survey() -> Survey {
+    let probe = Probe {
+        duration_ms: 30_000,
+        resolution: Some((854, 480)),
+        frame_rate_milli: Some(25_000),
+        audio: false,
+    };
+    let pictures = Pictured {
+        width: 854,
+        height: 480,
+        rate_num: 25,
+        rate_den: 1,
+        end: Ticks::from_millis(30_000),
+        bytes: 3_000_000,
+        seekable: true,
+        copyable: None,
+    };
+    Survey { probe, pictures: Some(pictures), sound: None }
 }
 
 fn rendition(name: &str) -> Rendition {
@@ -104,12 +122,12 @@ async fn write(
 
 #[async_trait]
 impl Transcoder for FakeTranscoder {
-    async fn transcode(
+    async fn survey(
         &self,
-        order: Order,
-        sink: &mut dyn Sink,
+        source: PathBuf,
+        _: Options,
         cancel: CancellationToken,
-    ) -> Result<Made, Error> {
+    ) -> Result<Survey, Error> {
         *self.orders.lock().unwrap() += 1;
         let next = self.script.lock().unwrap().pop_front();
         match next {
@@ -123,20 +141,24 @@ impl Transcoder for FakeTranscoder {
             }
             None => {}
         }
-        assert_eq!(tokio::fs::read(&order.source).await.unwrap(), b"a source");
-        let probe = Probe {
-            duration_ms: 30_000,
-            resolution: Some((854, 480)),
-            frame_rate_milli: Some(25_000),
-            audio: true,
+        assert_eq!(tokio::fs::read(&source).await.unwrap(), b"a source");
+        Ok(survey())
+    }
+
+    async fn work(
+        &self,
+        order: Order,
+        sink: &mut dyn Sink,
+        _: CancellationToken,
+    ) -> Result<(), Error> {
+        let Piece::Pictures { renditions, from, to } = order.piece else {
+            return Err(Error::Worker("not here".to_owned()));
         };
-        sink.told(Told::Probed(probe)).await?;
         let large = *self.large.lock().unwrap();
-        for name in RENDITIONS {
-            let rendition: RenditionName = name.parse().unwrap();
+        for rendition in renditions {
             let (file, bytes) = write(&order.output, &rendition, None, 0).await;
             sink.told(Told::Init { rendition: rendition.clone(), file, bytes }).await?;
-            for n in 0..SEGMENTS {
+            for n in from..to {
                 let (file, bytes) = write(&order.output, &rendition, Some(n), large).await;
                 let number = SegmentNumber(n);
                 let rendition = rendition.clone();
@@ -144,8 +166,38 @@ impl Transcoder for FakeTranscoder {
             }
             sink.told(Told::Progress { permille: 500 }).await?;
         }
-        let renditions = RENDITIONS.map(rendition).to_vec();
-        Ok(Made { timeline: timeline(), renditions, frames: 750 })
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        _: &Plan,
+        rendition: &RenditionName,
+        number: Option<SegmentNumber>,
+        found: &[u8],
+    ) -> Result<(), Error> {
+        let whole = bytes(rendition.as_str(), number.map(|number| number.0));
+        if found.starts_with(&whole) { Ok(()) } else { Err(Error::Worker("torn".to_owned())) }
+    }
+
+    fn join(
+        &self,
+        picture: Option<&[u8]>,
+        sound: Option<&[u8]>,
+        _: Option<SegmentNumber>,
+    ) -> Result<Bytes, Error> {
+        Ok(Bytes::copy_from_slice(picture.or(sound).unwrap()))
+    }
+
+    fn rendition(
+        &self,
+        _: &Plan,
+        name: &RenditionName,
+        init: &[u8],
+        sizes: &[u64],
+    ) -> Result<Rendition, Error> {
+        assert_eq!((init, sizes.len()), (&bytes(name.as_str(), None)[..], SEGMENTS as usize));
+        Ok(rendition(name.as_str()))
     }
 
     async fn decode(&self, _: PathBuf) -> Result<Decoded, Error> {

@@ -180,11 +180,46 @@ impl Source {
         }
     }
 
-    /// Adds a stream to an output that takes this track's packets as they are.
-    pub(super) fn copy_stream(&self, track: &Track, output: &mut Output) -> Result<(), Error> {
+    /// From now on only packets of this track are given, and the others are not read where the container allows it.
+    pub(super) fn only(&mut self, index: usize) {
+        for other in 0..usize::try_from(self.input.nb_streams()).unwrap_or(0) {
+            if other != index {
+                raw::ignore_stream(&mut self.input, other);
+            }
+        }
+        self.video = self.video.take().filter(|picture| picture.track.index == index);
+        self.audio = self.audio.take().filter(|track| track.index == index);
+    }
+
+    /// Goes to the last key frame that is not behind a time of the timeline.
+    pub(super) fn seek(&mut self, track: &Track, at: u64) -> Result<(), Error> {
+        let at = i64::try_from(at).unwrap_or(i64::MAX).rescale(ticks(), track.time_base);
+        let start = self.origin.0.rescale(self.origin.1, track.time_base);
+        raw::seek(&mut self.input, track.index, at.saturating_add(start))
+            .map_err(|_| Error::Worker("the source cannot be sought in".to_owned()))
+    }
+
+    /// Whether the container has an index by which key frames are found.
+    pub(super) fn has_index(&self) -> bool {
+        self.input.format().name().split(',').any(|name| matches!(name, "mov" | "matroska"))
+    }
+
+    /// What a track's packets could be served by as they are, and its codec.
+    pub(super) fn kept(&self, track: &Track) -> Option<(codec::Id, raw::Kept, raw::Coded)> {
+        let stream = self.input.stream(track.index)?;
+        Some((stream.parameters().id(), raw::kept(&stream), raw::coded(&stream)))
+    }
+
+    /// A context with a track's parameters, for a muxer.
+    pub(super) fn context(&self, track: &Track) -> Result<codec::Context, Error> {
         let stream = self.input.stream(track.index);
         let parameters = stream.map(|stream| stream.parameters()).unwrap_or_default();
-        let context = codec::Context::from_parameters(parameters).map_err(failed("muxer"))?;
+        codec::Context::from_parameters(parameters).map_err(failed("muxer"))
+    }
+
+    /// Adds a stream to an output that takes this track's packets as they are.
+    pub(super) fn copy_stream(&self, track: &Track, output: &mut Output) -> Result<(), Error> {
+        let context = self.context(track)?;
         let mut stream = output.add_stream_with(&context).map_err(failed("muxer"))?;
         stream.set_time_base(track.time_base);
         raw::clear_tag(&mut stream);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::media::{Decoded, Options, Order, Told};
+use crate::media::{Decoded, Options, Order, Survey, Told};
 
 /// The one line to the child.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,8 +19,13 @@ pub(super) struct Task {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Work {
-    /// Make renditions.
-    Transcode(Order),
+    /// Look at a source.
+    Survey {
+        /// The source.
+        source: PathBuf,
+    },
+    /// Make a piece.
+    Piece(Box<Order>),
     /// Decode and count.
     Decode {
         /// The file.
@@ -43,6 +48,8 @@ pub(super) enum Work {
 pub(super) enum Line {
     /// Of an order, and of any failure.
     Told(Told),
+    /// The answer to [`Work::Survey`].
+    Surveyed(Survey),
     /// The answer to [`Work::Decode`].
     Decoded(Decoded),
     /// The answer to [`Work::Repeat`].
@@ -56,6 +63,7 @@ impl Line {
     pub(super) const fn word(&self) -> &'static str {
         match self {
             Self::Told(_) => "told",
+            Self::Surveyed(_) => "surveyed",
             Self::Decoded(_) => "decoded",
             Self::Repeated => "repeated",
             Self::Alive => "alive",
