@@ -122,10 +122,12 @@ impl Video {
         self.end = self.end.max(after(&track, at, packet.duration(), frame(self.picture.rate)));
         let rises = match (packet.dts(), self.decoded) {
             (Some(now), Some(before)) => now > before,
-            (Some(_), None) => packet.is_key(),
-            (None, _) => false,
+            // Matroska tells no decoding times, and the demuxer cannot make up the first ones.
+            (None, Some(_)) => false,
+            (_, None) => true,
         };
-        self.decoded = packet.dts();
+        let rises = rises && (packet.is_key() || !self.shown.is_empty());
+        self.decoded = packet.dts().or(self.decoded);
         self.sane &= rises && packet.pts().is_some() && !packet.is_corrupt();
         if packet.is_key() {
             self.keys.push(u64::try_from(at.rescale(track.time_base, ticks())).unwrap_or(0));

@@ -1,0 +1,7 @@
+//! Files as people upload them, through the real executable's sandboxed worker. Sources are made by the `ffmpeg` of this machine, results are
+//! looked at with its `ffprobe`; where they are missing, the tests fail.
+
+mod chunks;
+mod inputs;
+mod limits;
+mod made;
