@@ -43,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(1);
 const REFUSALS_MAX: usize = 64;
 /// Who is refused is given this long to hear it.
 const REFUSAL: Duration = Duration::from_secs(2);
+/// `MSG_MORE`: these bytes may wait for those that follow at once.
+const MORE: i32 = nix::libc::MSG_MORE;
 /// No descriptor is left, or the like: it passes.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// What a reader takes at least while bytes wait for it, within [`Options::stall_seconds`]: slower than the poorest rendition plays.
@@ -113,7 +115,7 @@ impl Server {
             router.call(request)
         });
         let patience = Duration::from_secs(self.options.stall_seconds);
-        let patient = Patient::new(Sending { stream, corked: false }, patience);
+        let patient = Patient::new(Sending { stream }, patience);
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(Duration::from_secs(self.options.header_seconds))
@@ -157,7 +159,6 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 /// A socket that takes bytes which are a file's, too, from that file, without a copy.
 struct Sending {
     stream: TcpStream,
-    corked: bool,
 }
 
 impl Sending {
@@ -182,13 +183,14 @@ impl Sending {
         })
     }
 
-    /// Holds back what fills no packet until the cork is drawn: headers leave with the body, and pieces of a file without seams.
-    fn cork(&mut self, corked: bool) {
-        if self.corked != corked {
-            // It saves packets and nothing else.
-            let _ = SockRef::from(&self.stream).set_tcp_cork(corked);
-            self.corked = corked;
-        }
+    /// Sends what comes before a file's bytes: it leaves with the first of them.
+    fn poll_send_head(
+        &self,
+        cx: &mut Context<'_>,
+        head: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let socket = SockRef::from(&self.stream);
+        self.poll_io(cx, || socket.send_vectored_with_flags(head, MORE))
     }
 
     fn poll_io(
@@ -232,16 +234,8 @@ impl AsyncWrite for Sending {
     ) -> Poll<io::Result<usize>> {
         let mut slices = bytes.iter().enumerate();
         match slices.find_map(|(n, slice)| Some((n, slice, filed::file_of(slice)?))) {
-            Some((0, slice, (file, offset))) => {
-                self.cork(true);
-                self.poll_send(cx, (&file, offset), slice)
-            }
-            // What comes before it goes first.
-            Some((n, ..)) => {
-                self.cork(true);
-                let before = bytes.get(..n).unwrap_or_default();
-                Pin::new(&mut self.stream).poll_write_vectored(cx, before)
-            }
+            Some((0, slice, (file, offset))) => self.poll_send(cx, (&file, offset), slice),
+            Some((n, ..)) => self.poll_send_head(cx, bytes.get(..n).unwrap_or_default()),
             None => Pin::new(&mut self.stream).poll_write_vectored(cx, bytes),
         }
     }
@@ -251,7 +245,6 @@ impl AsyncWrite for Sending {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.cork(false);
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
