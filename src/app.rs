@@ -27,7 +27,9 @@ use crate::lightning::{self, Node, SharedNode};
 use crate::media::Transcoder;
 use crate::media::worker::{Worker, sandbox_support};
 use crate::operate::Operations;
-use crate::payout::{Payer, PayoutSecret};
+use crate::payout::lnurl::Services;
+use crate::payout::outbound::{Internet, Outbound, Wire};
+use crate::payout::{Fetches, Payer, PayoutSecret};
 use crate::paywall::limits::LATE_SECONDS;
 use crate::paywall::session::SessionGate;
 use crate::paywall::token::Keys;
@@ -91,6 +93,8 @@ pub struct Pieces<N, E> {
     pub clock: Arc<dyn Clock>,
     /// Where sources arrive.
     pub spool: PathBuf,
+    /// The network to destinations' services.
+    pub wire: Arc<dyn Wire>,
 }
 
 /// Puts a server together and starts what works in the background.
@@ -102,7 +106,7 @@ pub fn assemble<N: Node + 'static, E: Engine>(
     config: &Config,
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Shared>> {
-    let Pieces { store, node, seed, boot, blobs, transcoder, clock, spool } = pieces;
+    let Pieces { store, node, seed, boot, blobs, transcoder, clock, spool, wire } = pieces;
     let fee = config.payment.fee().map_err(|line| anyhow!(line))?;
     let granularity = config.payment.granularity().map_err(|line| anyhow!(line))?;
     let (bells, earned) = (Bells::default(), Arc::new(Notify::new()));
@@ -130,11 +134,28 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         fee,
         boot,
     }));
+    let payer = Arc::new(Payer {
+        sender: Arc::clone(&node) as _,
+        store: Arc::clone(&store) as _,
+        clock: Arc::clone(&clock),
+        secret: PayoutSecret::new(seed),
+        wake: Arc::clone(&earned),
+        options: config.payout.clone(),
+        started_ms: clock.now_ms(),
+        resends: Mutex::default(),
+        services: Services {
+            outbound: Outbound::new(wire, config.payout.lnurl_allow_loopback),
+            network: config.lightning.network,
+            own: lightning::Issuer::node_id(&*node),
+        },
+        fetches: Fetches::default(),
+    });
     let shared = Arc::new(Shared {
         library: Arc::clone(&library),
         paywall: Arc::clone(&gate),
         sessions: SessionGate::new(Arc::clone(&gate), boot),
         statements: Statements { store: Arc::clone(&store) as _ },
+        payer: Arc::clone(&payer),
         operations: Operations { node: Arc::clone(&node) as _, suspension: suspension.clone() },
         metrics: metrics.clone(),
         payee: lightning::Issuer::node_id(&*node),
@@ -147,22 +168,12 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         store: Arc::clone(&store) as _,
         clock: Arc::clone(&clock),
         bells,
-        payouts: Arc::clone(&earned),
+        payouts: earned,
         suspension,
         metrics,
         boot,
         forwards: Arc::default(),
     };
-    let payer = Arc::new(Payer {
-        sender: Arc::clone(&node) as _,
-        store: Arc::clone(&store) as _,
-        clock: Arc::clone(&clock),
-        secret: PayoutSecret::new(seed),
-        wake: earned,
-        options: config.payout.clone(),
-        started_ms: clock.now_ms(),
-        resends: Mutex::default(),
-    });
     tasks.spawn_critical("closings", settlement.clone().book_closings(tasks.cancellation()));
     tasks.spawn_critical("settlement", settlement.run(tasks.cancellation()));
     tasks.spawn_critical("payout", payer.run(tasks.cancellation()));
@@ -274,6 +285,7 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
         transcoder: Arc::new(Worker::new(config.media.clone())),
         clock: Arc::new(SystemClock),
         spool,
+        wire: Arc::new(Internet),
     };
     let shared = assemble(pieces, config, &tasks)?;
     shared.library.sweep_spool().await;

@@ -21,6 +21,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::domain::id::NodeId;
 use crate::library::Library;
 use crate::operate::Operations;
+use crate::payout::Payer;
 use crate::paywall::session::SessionGate;
 use crate::paywall::{Client, Paywall};
 use crate::statements::Statements;
@@ -100,6 +101,8 @@ pub struct Shared {
     pub sessions: SessionGate,
     /// Earnings and payouts.
     pub statements: Statements,
+    /// Pays creators.
+    pub payer: Arc<Payer>,
     /// The node and the server's health.
     pub operations: Operations,
     /// Counters.

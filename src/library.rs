@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::{self, Blobs, Part};
 use crate::domain::amount::{AmountError, Granularity, Price, Share};
+use crate::domain::destination::Destination;
 use crate::domain::id::{CreatorId, RenditionName, SegmentNumber, SegmentRef, Version, VideoId};
 use crate::domain::ledger::Split;
 use crate::domain::video::{Media, Terms, Ticks, Video, VideoState};
 use crate::hls;
 use crate::media::{self, Transcoder};
 use crate::runtime::{Clock, lock, new_uuid, random_bytes};
-use crate::store::{self, Change, Creator, Destination, KeyHash, Role, VideoEdit};
+use crate::store::{self, Change, Creator, KeyHash, Role, VideoEdit};
 
 pub mod jobs;
 mod shelf;

@@ -6,8 +6,9 @@
 //! in [`records`].
 
 use crate::domain::amount::Msat;
+use crate::domain::destination::Destination;
 use crate::domain::id::{
-    CreatorId, PaymentHash, SegmentNumber, SegmentRef, SessionId, Version, VideoId,
+    CreatorId, PaymentHash, PayoutId, SegmentNumber, SegmentRef, SessionId, Version, VideoId,
 };
 use crate::domain::ledger::{Account, Balances, Entry, IncomingPayment, Split};
 use crate::domain::video::{Media, Video, VideoState};
@@ -24,9 +25,10 @@ pub mod sessions;
 
 pub use engine::Store;
 pub use records::{
-    Change, ChannelBooking, Creator, Credit, Destination, Draw, Durability, Invoice, Job, KeyHash,
-    Lease, NodeKey, Origin, Payout, PayoutState, Progress, Purpose, Redeem, Role, SessionRecord,
-    SessionState, Setback, Setbacks, Settle, StoredTerms, Swept, Unclaimed, VideoEdit,
+    Attach, Cause, Change, ChannelBooking, Creator, Credit, Draw, Durability, Invoice, Job,
+    KeyHash, Lease, NodeKey, Origin, Payout, PayoutInvoice, PayoutState, Plan, Progress, Purpose,
+    Redeem, Role, SessionRecord, SessionState, Setback, Setbacks, Settle, StoredTerms, Swept,
+    Unclaimed, VideoEdit,
 };
 
 /// Why the store did not do what it was asked.
@@ -84,7 +86,7 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// See [`Catalog::create_creator`].
     fn creators(&self) -> Result<Vec<Creator>, Error>;
-    /// Changes name or destination; `None` where there is no such creator.
+    /// Changes name or destination, another one of which begins without setbacks; `None` where there is no such creator.
     ///
     /// # Errors
     /// See [`Catalog::create_creator`].
@@ -326,12 +328,50 @@ pub trait Sessions: Send + Sync {
 
 /// Payments to creators: intent first, outcome later, each booked once.
 pub trait Payouts: Send + Sync {
-    /// Moves the payable balance into a payout, survived by a power cut; `None` where one is in flight already or less than
-    /// `payout.planned` is payable.
+    /// Moves the payable balance into a payout, survived by a power cut, where none is in flight, `payout.planned` is payable, and its payment
+    /// hash, where it has one, was never seen.
     ///
     /// # Errors
     /// [`Error`] where the database fails; so in all verbs.
-    fn plan(&self, payout: &Payout) -> Result<bool, Error>;
+    fn plan(&self, payout: &Payout) -> Result<Plan, Error>;
+    /// Gives a planned payout the invoice that it pays, of at most the amount that was planned, survived by a power cut. The payment hash counts as
+    /// seen from now on, whatever becomes of the payout.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn attach(
+        &self,
+        payout: &Payout,
+        hash: PaymentHash,
+        amount: Msat,
+        invoice: &PayoutInvoice,
+    ) -> Result<Attach, Error>;
+    /// Notes, survived by a power cut, that a payout's invoice is about to be handed to the node; false where it was before, or the payout is over.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn begin_sending(&self, payout: &Payout) -> Result<bool, Error>;
+    /// Makes the amount of a payout payable again that was certainly never sent, as a setback or as none; false where it may have been, or is over.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn give_back(
+        &self,
+        payout: &Payout,
+        why: (Cause, &str),
+        setback: bool,
+        now_ms: u64,
+    ) -> Result<bool, Error>;
+    /// Forgets the setbacks of a creator: the next payout is tried at once.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn resume(&self, creator: CreatorId) -> Result<(), Error>;
+    /// A payout.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn payout(&self, creator: CreatorId, id: PayoutId) -> Result<Option<Payout>, Error>;
     /// Books the outcome of a payout by its payment hash, once; `None` where no payout has this hash. One that arrives after it was booked as
     /// come back is corrected: money that left is never missing from the books.
     ///

@@ -47,7 +47,10 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ),
     // Each module owns its `Options`.
     ("config", &["http", "library", "lightning", "media", "payout", "paywall"]),
-    ("http", &["hls", "library", "operate", "paywall", "runtime", "settlement", "statements"]),
+    (
+        "http",
+        &["hls", "library", "operate", "payout", "paywall", "runtime", "settlement", "statements"],
+    ),
     ("library", &["blobs", "media", "runtime", "store"]),
     ("paywall", &["lightning", "runtime", "store"]),
     ("settlement", &["lightning", "runtime", "store"]),
@@ -71,7 +74,7 @@ const EXCEPTIONS: [(&str, &str, &str); 20] = [
     ("http", "store::Invoice", "a session's 402 shows the open invoice"),
     ("http", "store::Role", "whom a key belongs to"),
     ("http", "store::Creator", "plain data on the wire"),
-    ("http", "store::Destination", "plain data on the wire"),
+    ("http", "store::Cause", "why a payout came back, as a creator reads it"),
     ("http", "store::Payout", "plain data on the wire"),
     ("http", "store::PayoutState", "plain data on the wire"),
     ("http", "blobs::Part", "names a part of a rendition; no store behind it"),

@@ -45,6 +45,7 @@ impl Gate {
             transcoder: Arc::new(Worker::new(config.media.clone())),
             clock: Arc::new(SystemClock),
             spool: dir.to_owned(),
+            wire: Arc::new(sluice::payout::outbound::Internet),
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         Self { shared, store, node, film, config, tasks }

@@ -70,6 +70,14 @@ impl Client {
         Ok(self.send(self.request(Method::POST, path).json(body)).await?.json().await?)
     }
 
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<T> {
+        Ok(self.send(self.request(Method::PATCH, path).json(body)).await?.json().await?)
+    }
+
     /// Sends, and turns a problem document into its sentence.
     pub(super) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
         let answer = match request.send().await {

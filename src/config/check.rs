@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::{Config, Error, Log};
+use crate::lightning::Network;
 use crate::payout::AMOUNT_MIN;
 use crate::paywall::limits::LATE_SECONDS;
 use crate::{http, library, media, payout, paywall, telemetry};
@@ -38,7 +39,7 @@ impl Config {
         check_log(&self.log)
             .and_then(|()| check_http(&self.http))
             .and_then(|()| check_payment(&self.payment))
-            .and_then(|()| check_payout(&self.payout))
+            .and_then(|()| check_payout(&self.payout, self.lightning.network))
             .and_then(|()| check_library(&self.library))
             .and_then(|()| check_media(&self.media))
             .map_err(Error)
@@ -121,7 +122,13 @@ fn check_payment(payment: &paywall::Options) -> Result<(), String> {
     at_least("payment.session_seconds", session_seconds, 60, usual.session_seconds)
 }
 
-fn check_payout(payout: &payout::Options) -> Result<(), String> {
+fn check_payout(payout: &payout::Options, network: Network) -> Result<(), String> {
+    if payout.lnurl_allow_loopback && network == Network::Mainnet {
+        return refuse(
+            "payout.lnurl_allow_loopback lets creators call this machine's own services, without HTTPS: it is for \
+             tests alone. Take it away on mainnet",
+        );
+    }
     let usual = payout::Options::default();
     at_least("payout.interval_seconds", payout.interval_seconds, 1, usual.interval_seconds)?;
     between("payout.fee_max_ppm", payout.fee_max_ppm, 0..=999_999, usual.fee_max_ppm)?;

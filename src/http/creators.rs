@@ -11,9 +11,11 @@ use super::App;
 use super::error::Answer;
 use super::extract::{Caller, Document};
 use crate::domain::amount::Msat;
+use crate::domain::destination::Destination;
 use crate::domain::id::{CreatorId, PaymentHash, PayoutId, Preimage};
+use crate::payout::Paused;
 use crate::statements::Earnings;
-use crate::store::{Creator, Destination, Payout, PayoutState};
+use crate::store::{Cause, Creator, Payout, PayoutState};
 
 /// Payouts of one answer.
 const PAYOUTS_MAX: usize = 100;
@@ -38,8 +40,18 @@ pub async fn create(
 }
 
 /// `GET /api/v1/creators/me`
-pub async fn me(State(app): State<App>, caller: Caller) -> Answer<Json<Creator>> {
-    Ok(Json(app.library.creator(caller.creator()?)?))
+pub async fn me(State(app): State<App>, caller: Caller) -> Answer<Json<Me>> {
+    let creator = app.library.creator(caller.creator()?)?;
+    let payouts_paused = app.payer.paused(creator.id)?;
+    Ok(Json(Me { creator, payouts_paused }))
+}
+
+/// What a creator reads of itself.
+#[derive(Serialize)]
+pub struct Me {
+    #[serde(flatten)]
+    creator: Creator,
+    payouts_paused: Option<Paused>,
 }
 
 /// `PATCH /api/v1/creators/me`
@@ -55,9 +67,11 @@ pub async fn edit(
     State(app): State<App>,
     caller: Caller,
     Document(edit): Document<Edit>,
-) -> Answer<Json<Creator>> {
+) -> Answer<Json<Me>> {
     let creator = caller.creator()?;
-    Ok(Json(app.library.edit_creator(creator, edit.name.as_deref(), edit.payout)?))
+    let creator = app.library.edit_creator(creator, edit.name.as_deref(), edit.payout)?;
+    let payouts_paused = app.payer.paused(creator.id)?;
+    Ok(Json(Me { creator, payouts_paused }))
 }
 
 /// `GET /api/v1/earnings`
@@ -69,9 +83,10 @@ pub async fn earnings(State(app): State<App>, caller: Caller) -> Answer<Json<Ear
 struct Shown {
     id: PayoutId,
     creator: CreatorId,
-    destination: Destination,
+    /// `None` for a withdrawal.
+    destination: Option<Destination>,
     amount_msat: Msat,
-    payment_hash: PaymentHash,
+    payment_hash: Option<PaymentHash>,
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     fee_msat: Option<Msat>,
@@ -79,6 +94,8 @@ struct Shown {
     preimage: Option<Preimage>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
     created_ms: u64,
 }
 
@@ -90,13 +107,11 @@ pub async fn payouts(State(app): State<App>, caller: Caller) -> Answer<Response>
 }
 
 fn shown(payout: Payout) -> Shown {
-    let (state, fee_msat, preimage, reason) = match payout.state {
+    let (state, fee_msat, preimage, cause) = match payout.state {
         PayoutState::Pending => ("pending", None, None, None),
         PayoutState::Arrived { fee, preimage } => ("arrived", Some(fee), preimage, None),
         // Why exactly is in the operator's log: routes are no creator's business.
-        PayoutState::Returned { .. } => {
-            ("returned", None, None, Some("it could not be delivered; the amount is payable again"))
-        }
+        PayoutState::Returned { cause, .. } => ("returned", None, None, Some(cause)),
     };
     Shown {
         id: payout.id,
@@ -107,7 +122,8 @@ fn shown(payout: Payout) -> Shown {
         state,
         fee_msat,
         preimage,
-        reason,
+        reason: cause.map(Cause::sentence),
+        code: cause.map(Cause::code),
         created_ms: payout.created_ms,
     }
 }

@@ -2,10 +2,12 @@
 //! [`Table::Jobs`]: `{queued_ms, 16 hex digits}/{video}`, so that a scan gives the oldest first.
 
 use super::engine::{Engine, Op, Store, Table, put};
+use super::payouts::setbacks_key;
 use super::{
-    Catalog, Change, Creator, Destination, Durability, Error, Job, Jobs, KeyHash, Lease, Role,
-    Setback, VideoEdit,
+    Catalog, Change, Creator, Durability, Error, Job, Jobs, KeyHash, Lease, Role, Setback,
+    VideoEdit,
 };
+use crate::domain::destination::Destination;
 use crate::domain::id::{CreatorId, Version, VideoId};
 use crate::domain::video::{Media, Video, VideoState};
 use crate::runtime::lock;
@@ -64,10 +66,15 @@ impl<E: Engine> Catalog for Store<E> {
         if let Some(name) = name {
             creator.name = name;
         }
-        if payout.is_some() {
+        let mut batch = Vec::new();
+        // An outcome that is booked meanwhile counts its setbacks from what is written here.
+        let _money = lock(&self.money);
+        if payout.is_some() && payout != creator.payout {
             creator.payout = payout;
+            batch.push(Op::Delete(Table::Payouts, setbacks_key(id).into_bytes()));
         }
-        self.save(vec![put(Table::Catalog, creator_key(id), &creator)?])?;
+        batch.push(put(Table::Catalog, creator_key(id), &creator)?);
+        self.save(batch)?;
         Ok(Some(creator))
     }
 

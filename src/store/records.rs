@@ -1,13 +1,17 @@
 //! What the store keeps and what its verbs answer: plain data, without behaviour.
 
+mod payouts;
+
+pub use payouts::{Attach, Cause, Payout, PayoutInvoice, PayoutState, Plan, Setbacks, Settle};
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::amount::{Msat, Price};
+use crate::domain::destination::Destination;
 use crate::domain::id::{
-    CreatorId, NodeId, PaymentHash, PayoutId, Preimage, SegmentNumber, SegmentRef, SessionId,
-    Version, VideoId,
+    CreatorId, PaymentHash, SegmentNumber, SegmentRef, SessionId, Version, VideoId,
 };
 use crate::domain::ledger::Split;
 use crate::domain::video::{Terms, VideoState};
@@ -43,14 +47,6 @@ pub struct Creator {
     pub payout: Option<Destination>,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
-}
-
-/// Where a creator is paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "destination", rename_all = "snake_case")]
-pub enum Destination {
-    /// A keysend to a Lightning node (bLIP 3).
-    Keysend(NodeId),
 }
 
 /// Who a key belongs to.
@@ -356,71 +352,4 @@ pub struct SessionState {
     pub paid: usize,
     /// Its invoices that are not paid.
     pub invoices: Vec<Invoice>,
-}
-
-/// Where a payout stands.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum PayoutState {
-    /// Intended, and perhaps sent: the node is asked before anything is sent again.
-    Pending,
-    /// It arrived.
-    Arrived {
-        /// What the route cost.
-        fee: Msat,
-        /// The proof.
-        preimage: Option<Preimage>,
-    },
-    /// It came back; the amount is payable again.
-    Returned {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// A payment to a creator.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payout {
-    /// Its identity.
-    pub id: PayoutId,
-    /// To whom.
-    pub creator: CreatorId,
-    /// Where.
-    pub destination: Destination,
-    /// What left the payable balance.
-    pub planned: Msat,
-    /// What is sent.
-    pub amount: Msat,
-    /// The payment hash under which it is sent.
-    pub hash: PaymentHash,
-    /// Where it stands.
-    pub state: PayoutState,
-    /// Milliseconds since the Unix epoch.
-    pub created_ms: u64,
-}
-
-/// How a payout ended.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Settle {
-    /// It arrived.
-    Arrived {
-        /// What the route cost.
-        fee: Msat,
-        /// The proof.
-        preimage: Option<Preimage>,
-    },
-    /// It came back.
-    Returned {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Payouts that came back one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setbacks {
-    /// How many.
-    pub count: u32,
-    /// When the last one did, in milliseconds since the Unix epoch.
-    pub last_ms: u64,
 }

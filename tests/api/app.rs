@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use crate::engine::Flaky;
+use crate::services::Script;
 use crate::transcoder::FakeTranscoder;
 
 /// Whatever is awaited here comes within this, or the test fails.
@@ -35,6 +36,7 @@ pub struct TestApp {
     pub clock: Arc<ManualClock>,
     pub transcoder: Arc<FakeTranscoder>,
     pub spool: TempDir,
+    pub wire: Arc<Script>,
     pub operator: String,
     config: Config,
     blobs: Blobs,
@@ -64,6 +66,7 @@ impl TestApp {
             clock: Arc::new(ManualClock::at_ms(now.as_secs() * 1_000)),
             transcoder: Arc::default(),
             spool: tempfile::tempdir().unwrap(),
+            wire: Arc::default(),
             blobs,
             config,
         });
@@ -72,7 +75,7 @@ impl TestApp {
     }
 
     fn started(start: Start) -> Self {
-        let Start { store, engine, node, clock, transcoder, spool, blobs, config } = start;
+        let Start { store, engine, node, clock, transcoder, spool, wire, blobs, config } = start;
         node.set_time(clock.now_s());
         let tasks = Tasks::default();
         let pieces = Pieces {
@@ -84,6 +87,7 @@ impl TestApp {
             transcoder: Arc::clone(&transcoder) as _,
             clock: Arc::clone(&clock) as _,
             spool: spool.path().to_owned(),
+            wire: Arc::clone(&wire) as _,
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         let operator = String::new();
@@ -95,6 +99,7 @@ impl TestApp {
             clock,
             transcoder,
             spool,
+            wire,
             operator,
             config,
             blobs,
@@ -112,6 +117,7 @@ impl TestApp {
             clock: Arc::clone(&self.clock),
             transcoder: Arc::clone(&self.transcoder),
             spool: std::mem::replace(&mut self.spool, tempfile::tempdir().unwrap()),
+            wire: Arc::clone(&self.wire),
             blobs: self.blobs.clone(),
             config: self.config.clone(),
         });
@@ -230,6 +236,7 @@ struct Start {
     clock: Arc<ManualClock>,
     transcoder: Arc<FakeTranscoder>,
     spool: TempDir,
+    wire: Arc<Script>,
     blobs: Blobs,
     config: Config,
 }

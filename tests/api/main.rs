@@ -9,9 +9,11 @@
 
 mod app;
 mod engine;
+mod services;
 mod sse;
 mod transcoder;
 
+mod addresses;
 mod afterwards;
 mod claims;
 mod connections;
@@ -22,6 +24,7 @@ mod l402;
 mod limits;
 mod media;
 mod metrics;
+mod outbound;
 mod payer;
 mod payouts;
 mod restart;

@@ -1,10 +1,11 @@
 //! Payouts: intent first, outcome later, each booked once.
 
 use sluice::domain::amount::Msat;
+use sluice::domain::destination::Destination;
 use sluice::domain::id::{NodeId, PayoutId, Preimage};
 use sluice::domain::ledger::Account;
 use sluice::store::{
-    Destination, Ledger as _, Payout, PayoutState, Payouts as _, Setbacks, Settle,
+    Cause, Ledger as _, Payout, PayoutState, Payouts as _, Plan, Setbacks, Settle,
 };
 use uuid::Uuid;
 
@@ -26,10 +27,11 @@ fn payout(number: u128, of: u128, planned: u64, amount: u64) -> Payout {
     Payout {
         id: PayoutId::new(Uuid::from_u128(number)),
         creator: creator(of),
-        destination: Destination::Keysend(NodeId::new([2; 33])),
+        destination: Some(Destination::Keysend(NodeId::new([2; 33]))),
         planned: Msat::new(planned),
         amount: Msat::new(amount),
-        hash: hash(5_000 + number),
+        hash: Some(hash(5_000 + number)),
+        invoice: None,
         state: PayoutState::Pending,
         created_ms: 1,
     }
@@ -50,16 +52,16 @@ fn payable<K: Kind>(books: &Books<K>) -> i128 {
 fn a_payout_leaves_the_payable_balance_and_arrives_once<K: Kind>(books: &mut Books<K>) {
     books.creator_with(1, 10_000);
     let planned = payout(1, 1, 10_000, 9_000);
-    assert!(books.plan(&planned).unwrap());
+    assert_eq!(books.plan(&planned).unwrap(), Plan::Made);
     books.reopen();
     assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (0, 10_000));
     assert!(books.pending().unwrap() == [planned.clone()]);
     for _ in 0..2 {
-        let settled = books.settle(&planned.hash, &arrived(300), 5).unwrap().unwrap();
+        let settled = books.settle(&planned.hash.unwrap(), &arrived(300), 5).unwrap().unwrap();
         assert!(matches!(settled.state, PayoutState::Arrived { fee, .. } if fee.get() == 300));
         books.reopen();
     }
-    let late = books.settle(&planned.hash, &returned(), 6).unwrap().unwrap();
+    let late = books.settle(&planned.hash.unwrap(), &returned(), 6).unwrap().unwrap();
     assert!(matches!(late.state, PayoutState::Arrived { .. }), "the first outcome stands");
     assert!(books.pending().unwrap().is_empty());
     assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (700, 0));
@@ -71,14 +73,22 @@ fn a_payout_leaves_the_payable_balance_and_arrives_once<K: Kind>(books: &mut Boo
 fn one_payout_of_a_creator_is_in_flight_at_a_time<K: Kind>(books: &mut Books<K>) {
     books.creator_with(1, 10_000);
     books.creator_with(2, 10_000);
-    assert!(books.plan(&payout(1, 1, 4_000, 3_000)).unwrap());
-    assert!(!books.plan(&payout(2, 1, 4_000, 3_000)).unwrap(), "one is on its way");
-    assert!(!books.plan(&payout(1, 1, 4_000, 3_000)).unwrap(), "the same plan is no second one");
-    assert!(books.plan(&payout(3, 2, 4_000, 3_000)).unwrap(), "another creator's is");
+    assert_eq!(books.plan(&payout(1, 1, 4_000, 3_000)).unwrap(), Plan::Made);
+    assert_eq!(books.plan(&payout(2, 1, 4_000, 3_000)).unwrap(), Plan::InFlight);
+    assert_eq!(
+        books.plan(&payout(1, 1, 4_000, 3_000)).unwrap(),
+        Plan::InFlight,
+        "the same plan is no second one"
+    );
+    assert_eq!(
+        books.plan(&payout(3, 2, 4_000, 3_000)).unwrap(),
+        Plan::Made,
+        "another creator's is"
+    );
     books.reopen();
     assert_eq!(payable(books), 6_000);
     books.settle(&hash(5_001), &arrived(0), 5).unwrap();
-    assert!(books.plan(&payout(4, 1, 4_000, 3_000)).unwrap());
+    assert_eq!(books.plan(&payout(4, 1, 4_000, 3_000)).unwrap(), Plan::Made);
 }
 
 fn what_comes_back_is_payable_again<K: Kind>(books: &mut Books<K>) {
@@ -86,12 +96,12 @@ fn what_comes_back_is_payable_again<K: Kind>(books: &mut Books<K>) {
     let planned = payout(1, 1, 10_000, 9_000);
     books.plan(&planned).unwrap();
     for _ in 0..2 {
-        let settled = books.settle(&planned.hash, &returned(), 5).unwrap().unwrap();
+        let settled = books.settle(&planned.hash.unwrap(), &returned(), 5).unwrap().unwrap();
         assert!(matches!(settled.state, PayoutState::Returned { .. }));
         books.reopen();
     }
     assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (10_000, 0));
-    assert!(books.plan(&payout(2, 1, 10_000, 9_000)).unwrap());
+    assert_eq!(books.plan(&payout(2, 1, 10_000, 9_000)).unwrap(), Plan::Made);
 }
 
 fn what_arrives_after_it_came_back_is_corrected<K: Kind>(books: &mut Books<K>) {
@@ -115,9 +125,13 @@ fn what_arrives_after_it_came_back_is_corrected<K: Kind>(books: &mut Books<K>) {
 
 fn no_more_is_planned_than_is_owed<K: Kind>(books: &mut Books<K>) {
     books.creator_with(1, 10_000);
-    assert!(!books.plan(&payout(1, 1, 10_001, 9_000)).unwrap());
-    assert!(!books.plan(&payout(2, 1, 0, 0)).unwrap());
-    assert!(!books.plan(&payout(3, 9, 1, 1)).unwrap(), "nothing is owed to a stranger");
+    assert_eq!(books.plan(&payout(1, 1, 10_001, 9_000)).unwrap(), Plan::Short);
+    assert_eq!(books.plan(&payout(2, 1, 0, 0)).unwrap(), Plan::Short);
+    assert_eq!(
+        books.plan(&payout(3, 9, 1, 1)).unwrap(),
+        Plan::Short,
+        "nothing is owed to a stranger"
+    );
     assert!(books.pending().unwrap().is_empty());
     assert_eq!(payable(books), 10_000);
 }
@@ -148,7 +162,10 @@ fn setbacks_in_a_row_are_counted_until_one_arrives<K: Kind>(books: &mut Books<K>
         }
         books.reopen();
         let setbacks = books.setbacks(creator(1)).unwrap();
-        assert_eq!(setbacks, Some(Setbacks { count: number, last_ms: number.into() }));
+        assert_eq!(
+            setbacks,
+            Some(Setbacks { count: number, last_ms: number.into(), cause: Cause::Undelivered })
+        );
     }
     assert_eq!(books.setbacks(creator(2)).unwrap(), None);
     books.plan(&payout(4, 1, 2_000, 1_000)).unwrap();

@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod addresses;
 mod fuzz;
 mod ledger;
 mod model;

@@ -55,6 +55,7 @@ impl Server {
             transcoder: Arc::new(SmallBoxes),
             clock: Arc::new(SystemClock),
             spool: spool.path().to_owned(),
+            wire: Arc::new(sluice::payout::outbound::Internet),
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
