@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, patch, post, put};
 use futures::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -140,6 +140,9 @@ pub fn router(shared: App) -> Router {
     let api = Router::new()
         .route("/api/v1/creators", post(creators::create))
         .route("/api/v1/creators/me", get(creators::me).patch(creators::edit))
+        .route("/api/v1/creators/me/payout/test", post(creators::test_payout))
+        .route("/api/v1/creators/me/withdrawals", post(creators::withdraw))
+        .route("/api/v1/creators/{id}", patch(creators::edit_any))
         .route("/api/v1/videos", post(videos::create).get(videos::list))
         .route("/api/v1/videos/{id}", get(videos::show).patch(videos::edit).delete(videos::delete))
         .route("/api/v1/videos/{id}/events", get(videos::events))

@@ -235,6 +235,7 @@ impl Library {
             id: CreatorId::new(new_uuid(&*self.parts.clock)),
             name,
             payout,
+            payout_from_ms: 0,
             created_ms: self.parts.clock.now_ms(),
         };
         let (key, hash) = new_key("creator");
@@ -268,7 +269,7 @@ impl Library {
         self.parts.store.creator(id)?.ok_or(Error::Missing("creator"))
     }
 
-    /// Changes a creator's name or destination.
+    /// Changes a creator's name or destination; one that takes another's place is paid after a wait.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be accepted.
@@ -277,8 +278,14 @@ impl Library {
         id: CreatorId,
         name: Option<&str>,
         payout: Option<Destination>,
+        wait_seconds: u64,
     ) -> Result<Creator, Error> {
         let name = name.map(|name| checked("name", name, TITLE_CHARS_MAX, false)).transpose()?;
+        let from_ms = match wait_seconds {
+            0 => 0,
+            wait => self.parts.clock.now_ms().saturating_add(wait.saturating_mul(1_000)),
+        };
+        let payout = payout.map(|to| (to, from_ms));
         self.parts.store.edit_creator(id, name, payout)?.ok_or(Error::Missing("creator"))
     }
 

@@ -11,6 +11,7 @@ mod fetching;
 pub mod invoice;
 pub mod lnurl;
 pub mod outbound;
+mod request;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -31,6 +32,7 @@ use crate::store::{self, Cause, Creator, Payout, PayoutState, Plan, Setbacks, Se
 pub use fetching::Fetches;
 use fetching::Fetching;
 use lnurl::Services;
+pub use request::Error;
 
 /// How creators are paid; a section of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub struct Options {
     pub fee_max_ppm: u32,
     /// What routing may cost at least, in millisatoshi: below it small payouts would find no route.
     pub fee_max_floor_msat: u64,
+    /// A destination that a creator changed is paid from then on, in seconds: whoever stole a key is seen before money goes.
+    pub change_seconds: u64,
     /// Destinations may lie on this machine and be called without HTTPS: for tests and private chains, refused on mainnet.
     pub lnurl_allow_loopback: bool,
 }
@@ -55,6 +59,7 @@ impl Default for Options {
             interval_seconds: 3_600,
             fee_max_ppm: 10_000,
             fee_max_floor_msat: 1_000,
+            change_seconds: 86_400,
             lnurl_allow_loopback: false,
         }
     }
@@ -196,8 +201,10 @@ impl Payer {
     /// Writes down the intent to pay a creator, where enough is payable.
     fn intend(&self, creator: &Creator, due: bool) -> Result<Option<Payout>, store::Error> {
         let Some(destination) = creator.payout.clone() else { return Ok(None) };
-        let owed = self.store.balance(Account::CreatorPayable(creator.id))?.saturating_neg();
-        let planned = Msat::from_signed(owed).unwrap_or_default();
+        if self.clock.now_ms() < creator.payout_from_ms {
+            return Ok(None);
+        }
+        let planned = self.payable(creator.id)?;
         let threshold = if due { Msat::ZERO } else { Msat::new(self.options.threshold_msat) };
         let amount = planned.saturating_sub(self.fee_max(planned));
         if planned < threshold || amount < AMOUNT_MIN || self.rests(creator.id)? {
@@ -210,16 +217,36 @@ impl Payer {
         Ok((self.store.plan(&payout)? == Plan::Made).then_some(payout))
     }
 
+    /// What a creator may be paid.
+    fn payable(&self, creator: CreatorId) -> Result<Msat, store::Error> {
+        let owed = self.store.balance(Account::CreatorPayable(creator))?.saturating_neg();
+        Ok(Msat::from_signed(owed).unwrap_or_default())
+    }
+
+    /// A payout that is not planned yet, without a destination.
+    fn bare(&self, creator: CreatorId, planned: Msat, amount: Msat) -> Payout {
+        Payout {
+            id: PayoutId::new(new_uuid(&*self.clock)),
+            creator,
+            destination: None,
+            planned,
+            amount,
+            hash: None,
+            invoice: None,
+            state: PayoutState::Pending,
+            created_ms: self.clock.now_ms(),
+        }
+    }
+
     /// A payout that is not planned yet.
     fn draft(&self, creator: CreatorId, to: Destination, planned: Msat, amount: Msat) -> Payout {
-        let id = PayoutId::new(new_uuid(&*self.clock));
-        let hash = match to {
-            Destination::Keysend(_) => Some(self.secret.preimage(id).hash()),
+        let mut payout = self.bare(creator, planned, amount);
+        payout.hash = match to {
+            Destination::Keysend(_) => Some(self.secret.preimage(payout.id).hash()),
             Destination::LightningAddress(_) | Destination::Lnurl(_) => None,
         };
-        let (state, created_ms) = (PayoutState::Pending, self.clock.now_ms());
-        let destination = Some(to);
-        Payout { id, creator, destination, planned, amount, hash, invoice: None, state, created_ms }
+        payout.destination = Some(to);
+        payout
     }
 
     /// Sends a payout's invoice that was certainly never sent. One that has expired meanwhile is given back, and is no setback: the next payout

@@ -86,7 +86,8 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// See [`Catalog::create_creator`].
     fn creators(&self) -> Result<Vec<Creator>, Error>;
-    /// Changes name or destination, another one of which begins without setbacks; `None` where there is no such creator.
+    /// Changes name or destination. A destination comes with the time (milliseconds since the Unix epoch) from which it is paid where another one was
+    /// set before; another one begins without setbacks. `None` where there is no such creator.
     ///
     /// # Errors
     /// See [`Catalog::create_creator`].
@@ -94,7 +95,7 @@ pub trait Catalog: Send + Sync {
         &self,
         id: CreatorId,
         name: Option<String>,
-        payout: Option<Destination>,
+        payout: Option<(Destination, u64)>,
     ) -> Result<Option<Creator>, Error>;
     /// Lets a key in.
     ///

@@ -74,6 +74,7 @@ pub async fn publish<E: Engine>(
         id: CreatorId::new(Uuid::from_u128(1)),
         name: "Ada".to_owned(),
         payout: None,
+        payout_from_ms: 0,
         created_ms: 0,
     };
     store.create_creator(&creator, KeyHash([1; 32])).unwrap();

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::client::Connection;
 use super::output;
 use crate::domain::destination::{Destination, DestinationError};
-use crate::domain::id::NodeId;
+use crate::domain::id::{CreatorId, NodeId};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -37,6 +37,9 @@ enum Command {
         /// Such as `ada@wallet.example`, `lnurl1...`, `lnurlp://...` or 66 hexadecimal digits.
         #[arg(value_parser = destination)]
         destination: Destination,
+        /// Of this creator, with the operator's key: then it does not wait.
+        #[arg(long)]
+        creator: Option<CreatorId>,
     },
     /// What was earned and paid out (a creator's key).
     Earnings,
@@ -59,6 +62,7 @@ struct Added {
 #[derive(Deserialize)]
 struct Changed {
     id: String,
+    payout_from_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -81,11 +85,16 @@ pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             output::line(&format!("key      {}", added.key));
             output::note("The key is shown this once: give it to the creator.");
         }
-        Command::Destination { destination } => {
+        Command::Destination { destination, creator } => {
+            let whose = creator.map_or_else(|| "me".to_owned(), |creator| creator.to_string());
             let body = json!({ "payout": destination });
-            let changed: Changed = client.patch("/api/v1/creators/me", &body).await?;
+            let changed: Changed =
+                client.patch(&format!("/api/v1/creators/{whose}"), &body).await?;
             output::line(&format!("creator  {}", changed.id));
-            output::note("Payouts go there from now on.");
+            output::note(match changed.payout_from_ms {
+                0 => "Payouts go there from now on.",
+                _ => "Payouts go there once the wait for a changed destination is over.",
+            });
         }
         Command::Earnings => {
             let earnings: Earnings = client.get("/api/v1/earnings").await?;

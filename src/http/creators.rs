@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::App;
 use super::error::Answer;
-use super::extract::{Caller, Document};
+use super::extract::{Caller, Document, Path};
 use crate::domain::amount::Msat;
 use crate::domain::destination::Destination;
 use crate::domain::id::{CreatorId, PaymentHash, PayoutId, Preimage};
@@ -69,9 +69,48 @@ pub async fn edit(
     Document(edit): Document<Edit>,
 ) -> Answer<Json<Me>> {
     let creator = caller.creator()?;
-    let creator = app.library.edit_creator(creator, edit.name.as_deref(), edit.payout)?;
+    let wait = app.payer.options.change_seconds;
+    let creator = app.library.edit_creator(creator, edit.name.as_deref(), edit.payout, wait)?;
     let payouts_paused = app.payer.paused(creator.id)?;
     Ok(Json(Me { creator, payouts_paused }))
+}
+
+/// `PATCH /api/v1/creators/{id}`: the operator's change of a creator; a destination does not wait.
+pub async fn edit_any(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Document(edit): Document<Edit>,
+) -> Answer<Json<Me>> {
+    caller.operator()?;
+    let creator: CreatorId = id.parse()?;
+    let creator = app.library.edit_creator(creator, edit.name.as_deref(), edit.payout, 0)?;
+    let payouts_paused = app.payer.paused(creator.id)?;
+    Ok(Json(Me { creator, payouts_paused }))
+}
+
+/// `POST /api/v1/creators/me/payout/test`: a satoshi to the destination, now.
+pub async fn test_payout(State(app): State<App>, caller: Caller) -> Answer {
+    let creator = app.library.creator(caller.creator()?)?;
+    let payout = app.payer.test(&creator).await?;
+    Ok((StatusCode::CREATED, Json(shown(payout))).into_response())
+}
+
+/// `POST /api/v1/creators/me/withdrawals`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Withdrawal {
+    invoice: String,
+}
+
+/// Pays a creator's own invoice.
+pub async fn withdraw(
+    State(app): State<App>,
+    caller: Caller,
+    Document(withdrawal): Document<Withdrawal>,
+) -> Answer {
+    let payout = app.payer.withdraw(caller.creator()?, &withdrawal.invoice).await?;
+    Ok((StatusCode::CREATED, Json(shown(payout))).into_response())
 }
 
 /// `GET /api/v1/earnings`

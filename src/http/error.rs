@@ -14,7 +14,7 @@ use crate::paywall::Challenge;
 use crate::paywall::egress::UsedUp;
 use crate::runtime::slots::Full;
 use crate::store::Invoice;
-use crate::{library, lightning, paywall, store};
+use crate::{library, lightning, payout, paywall, store};
 
 /// A problem document and its status.
 #[derive(Debug)]
@@ -296,6 +296,34 @@ impl From<lightning::Error> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "node", detail)
                     .retry(Duration::from_secs(5))
             }
+        }
+    }
+}
+
+impl From<payout::Error> for Problem {
+    fn from(error: payout::Error) -> Self {
+        use payout::Error;
+        let conflict = |code, detail: &str| Self::new(StatusCode::CONFLICT, code, detail);
+        match error {
+            Error::NoDestination => {
+                let detail =
+                    "There is no destination yet: set one with `PATCH /api/v1/creators/me`.";
+                conflict("no_destination", detail)
+            }
+            Error::InFlight => {
+                let detail = "Another payout of yours is on its way. Ask again once it has ended.";
+                conflict("payout_in_flight", detail)
+            }
+            Error::Short { payable, needed } => {
+                let detail = "Less than that, and what its routing may cost, is payable.";
+                let mut problem = conflict("too_little_payable", detail);
+                problem.more = object(json!({ "payable_msat": payable, "needed_msat": needed }));
+                problem
+            }
+            Error::Invoice(cause) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, cause.code(), cause.sentence())
+            }
+            Error::Store(error) => error.into(),
         }
     }
 }

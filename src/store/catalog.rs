@@ -59,7 +59,7 @@ impl<E: Engine> Catalog for Store<E> {
         &self,
         id: CreatorId,
         name: Option<String>,
-        payout: Option<Destination>,
+        payout: Option<(Destination, u64)>,
     ) -> Result<Option<Creator>, Error> {
         let _guard = lock(&self.catalog);
         let Some(mut creator) = self.creator(id)? else { return Ok(None) };
@@ -69,9 +69,17 @@ impl<E: Engine> Catalog for Store<E> {
         let mut batch = Vec::new();
         // An outcome that is booked meanwhile counts its setbacks from what is written here.
         let _money = lock(&self.money);
-        if payout.is_some() && payout != creator.payout {
-            creator.payout = payout;
-            batch.push(Op::Delete(Table::Payouts, setbacks_key(id).into_bytes()));
+        match payout {
+            Some((to, from_ms)) if creator.payout.as_ref() == Some(&to) => {
+                creator.payout_from_ms = creator.payout_from_ms.min(from_ms);
+            }
+            Some((to, from_ms)) => {
+                // The first one replaces nothing that a thief could take away.
+                creator.payout_from_ms = if creator.payout.is_some() { from_ms } else { 0 };
+                creator.payout = Some(to);
+                batch.push(Op::Delete(Table::Payouts, setbacks_key(id).into_bytes()));
+            }
+            None => {}
         }
         batch.push(put(Table::Catalog, creator_key(id), &creator)?);
         self.save(batch)?;

@@ -45,6 +45,9 @@ pub struct Creator {
     pub name: String,
     /// Where payouts go.
     pub payout: Option<Destination>,
+    /// From when on they go there, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub payout_from_ms: u64,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
 }

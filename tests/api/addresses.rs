@@ -16,7 +16,18 @@ const ADDRESS: &str = "ada@wallet.example";
 
 /// A server whose one creator has earned 3,880 msat and is paid at the address.
 async fn earned(service: impl FnOnce(&TestApp) -> Option<Service>) -> (TestApp, Film) {
-    let app = TestApp::with(|config| config.payout.threshold_msat = 3_000);
+    earned_with(0, service).await
+}
+
+/// The same, where a changed destination waits.
+async fn earned_with(
+    change_seconds: u64,
+    service: impl FnOnce(&TestApp) -> Option<Service>,
+) -> (TestApp, Film) {
+    let app = TestApp::with(|config| {
+        config.payout.threshold_msat = 3_000;
+        config.payout.change_seconds = change_seconds;
+    });
     app.node.set_outcome(Outcome::Succeed, Msat::new(7));
     if let Some(service) = service(&app) {
         for preimage in &service.preimages {
@@ -286,4 +297,104 @@ async fn a_destination_that_keeps_failing_is_paused_until_it_changes() {
     app.wire.answer(good(&app).reply());
     buy(&app, &film, 4).await;
     newest(&app, &film, "arrived").await;
+}
+
+#[tokio::test]
+async fn a_changed_destination_waits_but_its_test_and_the_operators_word_do_not() {
+    let (app, film) = earned_with(86_400, |_| None).await;
+    refused(&app, &film, "unreachable").await;
+    let service = good(&app);
+    app.wire.answer(service.reply());
+    set(&app, &film, "lightning_address", "ada@other.example").await;
+    app.advance(Duration::from_secs(86_399));
+    buy(&app, &film, 3).await;
+    app.advance(Duration::from_secs(1));
+    assert_eq!(payouts(&app, &film).await.len(), 1, "it waits");
+    set(&app, &film, "lightning_address", "ada@third.example").await;
+
+    app.wire.answer(good(&app).reply());
+    let test = || app.call("POST", "/api/v1/creators/me/payout/test").key(&film.creator.key);
+    let tested = test().send().await;
+    assert_eq!(tested.status, 201, "{tested:?}");
+    let tested = tested.json();
+    assert_eq!((&tested["state"], &tested["amount_msat"]), (&json!("arrived"), &json!(1_000)));
+    let first = app.wire.called()[app.wire.called().len() - 2].to_string();
+    assert!(first.starts_with("https://third.example/"), "{first}");
+
+    let service =
+        Service { preimages: vec![sluice::domain::id::Preimage::new([77; 32])], ..good(&app) };
+    app.wire.answer(service.reply());
+    let edit =
+        json!({ "payout": { "kind": "lightning_address", "destination": "ada@third.example" } });
+    let path = format!("/api/v1/creators/{}", film.creator.id);
+    let by_creator =
+        app.call("PATCH", &path).key(&film.creator.key).json(edit.clone()).send().await;
+    by_creator.problem(403, "forbidden");
+    let by_operator = app.call("PATCH", &path).key(&app.operator).json(edit).send().await;
+    assert_eq!(by_operator.status, 200, "{by_operator:?}");
+    app.advance(Duration::from_secs(1));
+    buy(&app, &film, 3).await;
+    until("the balance is paid now", || {
+        use sluice::store::Payouts as _;
+        app.store.payouts(film.creator.id.parse().unwrap(), 9).unwrap().len() == 3
+    })
+    .await;
+    let payout = newest(&app, &film, "arrived").await;
+    assert_ne!(payout["amount_msat"], 1_000, "{payout}");
+}
+
+#[tokio::test]
+async fn a_test_tells_what_is_wrong_with_a_destination() {
+    let (app, film) = earned(|_| None).await;
+    refused(&app, &film, "unreachable").await;
+    app.wire.answer(|_| document(&json!({ "status": "ERROR", "reason": "no such user" })));
+    let test = || app.call("POST", "/api/v1/creators/me/payout/test").key(&film.creator.key);
+    let told = test().send().await.json();
+    assert_eq!((&told["state"], &told["code"]), (&json!("returned"), &json!("service_refused")));
+    assert_eq!(app.earnings(&film.creator).await["payable_msat"], 3_880);
+    let other = app.creator().await;
+    let test = app.call("POST", "/api/v1/creators/me/payout/test").key(&other.key);
+    test.send().await.problem(409, "no_destination");
+}
+
+#[tokio::test]
+async fn a_creator_withdraws_by_invoice_once_and_only_what_is_payable() {
+    let (app, film) = earned(|_| None).await;
+    refused(&app, &film, "unreachable").await;
+    let service = good(&app);
+    let withdraw = |bolt11: String| {
+        let call = app.call("POST", "/api/v1/creators/me/withdrawals").key(&film.creator.key);
+        call.json(json!({ "invoice": bolt11 })).send()
+    };
+    let of = |amount, n| service.invoice(amount, &service.preimages[n], "x");
+    let short = withdraw(of(3_000, 0)).await.problem(409, "too_little_payable");
+    assert_eq!((&short["payable_msat"], &short["needed_msat"]), (&json!(3_880), &json!(4_000)));
+    withdraw("lnbc1".to_owned()).await.problem(422, "no_invoice");
+    withdraw(of(0, 0)).await.problem(422, "no_amount");
+    let foreign = Service { network: Currency::Bitcoin, ..service.clone() };
+    withdraw(foreign.invoice(1_000, &service.preimages[0], "x"))
+        .await
+        .problem(422, "other_network");
+    let old = Service { now: service.now - Duration::from_secs(600), ..service.clone() };
+    withdraw(old.invoice(1_000, &service.preimages[0], "x")).await.problem(422, "expired");
+    {
+        use sluice::lightning::Issuer as _;
+        let own = app.node.mint(Msat::new(1_000), Duration::from_secs(600)).unwrap();
+        withdraw(own.bolt11).await.problem(422, "own_payee");
+    }
+    assert_eq!(app.node.attempts(), 0);
+
+    app.node.script([Outcome::Hang]);
+    app.node.knows(service.preimages[0]);
+    let pending = tokio::spawn(withdraw(of(1_000, 0)));
+    until("it is on its way", || app.node.attempts() == 1).await;
+    withdraw(of(1_000, 1)).await.problem(409, "payout_in_flight");
+    assert!(app.node.settle(&service.preimages[0].hash(), true));
+    let done = pending.await.unwrap();
+    assert_eq!(done.status, 201, "{done:?}");
+    let done = done.json();
+    assert_eq!((&done["state"], &done["destination"]), (&json!("arrived"), &Value::Null));
+    assert_eq!(app.earnings(&film.creator).await["payable_msat"], 2_873);
+    withdraw(of(1_000, 0)).await.problem(422, "seen_before");
+    assert_eq!(app.node.attempts(), 1, "nothing else was sent");
 }

@@ -250,6 +250,7 @@ pub fn enter<K: Kind>(books: &Books<K>, number: u128) {
         id: creator(number),
         name: "Ada".to_owned(),
         payout: None,
+        payout_from_ms: 0,
         created_ms: 1,
     };
     let key = sluice::store::KeyHash([u8::try_from(number).unwrap(); 32]);

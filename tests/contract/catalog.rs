@@ -44,7 +44,7 @@ fn an_edit_changes_what_it_names_and_nothing_else<K: Kind>(books: &mut Books<K>)
     enter(books, 1);
     let to = Destination::Keysend(NodeId::new([2; 33]));
     assert_eq!(
-        books.edit_creator(creator(1), None, Some(to.clone())).unwrap().unwrap().name,
+        books.edit_creator(creator(1), None, Some((to.clone(), 9))).unwrap().unwrap().name,
         "Ada"
     );
     let edited = books.edit_creator(creator(1), Some("Grace".to_owned()), None).unwrap().unwrap();

@@ -5,7 +5,8 @@ use sluice::domain::destination::Destination;
 use sluice::domain::id::{NodeId, PayoutId, Preimage};
 use sluice::domain::ledger::Account;
 use sluice::store::{
-    Cause, Ledger as _, Payout, PayoutState, Payouts as _, Plan, Setbacks, Settle,
+    Attach, Catalog as _, Cause, Ledger as _, Payout, PayoutInvoice, PayoutState, Payouts as _,
+    Plan, Setbacks, Settle,
 };
 use uuid::Uuid;
 
@@ -21,6 +22,9 @@ suite! {
     an_outcome_of_no_payout_books_nothing
     payouts_are_listed_newest_first
     setbacks_in_a_row_are_counted_until_one_arrives
+    a_payout_takes_one_invoice_and_no_hash_twice
+    what_was_never_sent_can_be_given_back_and_nothing_else
+    setbacks_are_forgotten_on_request_and_with_another_destination
 }
 
 fn payout(number: u128, of: u128, planned: u64, amount: u64) -> Payout {
@@ -183,4 +187,101 @@ fn payouts_are_listed_newest_first<K: Kind>(books: &mut Books<K>) {
     let ids: Vec<_> = listed.iter().map(|payout| payout.id).collect();
     assert_eq!(ids, [3, 2].map(|number| PayoutId::new(Uuid::from_u128(number))));
     assert!(books.payouts(creator(2), 9).unwrap().is_empty());
+}
+
+/// A payout whose invoice is still to be fetched.
+fn unfetched(number: u128) -> Payout {
+    let address = Destination::LightningAddress("ada@wallet.example".parse().unwrap());
+    Payout { destination: Some(address), hash: None, ..payout(number, 1, 4_000, 3_000) }
+}
+
+fn invoice() -> PayoutInvoice {
+    let bolt11 = "lnbcrt1".to_owned();
+    PayoutInvoice { bolt11, expires_at: 9, verify: None, sending: false }
+}
+
+fn a_payout_takes_one_invoice_and_no_hash_twice<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 20_000);
+    let first = unfetched(1);
+    assert_eq!(books.plan(&first).unwrap(), Plan::Made);
+    let attach = |books: &Books<K>, to: &Payout, n: u128, amount: u64| {
+        books.attach(to, hash(n), Msat::new(amount), &invoice()).unwrap()
+    };
+    assert!(attach(books, &first, 7_001, 3_001) == Attach::Refused, "more than was planned");
+    assert!(attach(books, &first, 7_001, 0) == Attach::Refused, "nothing");
+    let Attach::Done(attached) = attach(books, &first, 7_001, 2_000) else { panic!() };
+    assert_eq!((attached.hash, attached.amount), (Some(hash(7_001)), Msat::new(2_000)));
+    books.reopen();
+    assert!(books.pending().unwrap() == [*attached.clone()]);
+    assert!(attach(books, &first, 7_002, 2_000) == Attach::Refused, "it has one");
+    assert!(books.begin_sending(&attached).unwrap());
+    books.reopen();
+    assert!(!books.begin_sending(&attached).unwrap(), "it was begun");
+    books.settle(&hash(7_001), &arrived(0), 5).unwrap().unwrap();
+    assert_eq!(payable(books), 18_000);
+
+    let second = unfetched(2);
+    books.plan(&second).unwrap();
+    assert!(attach(books, &second, 7_001, 2_000) == Attach::Seen);
+    assert!(books.give_back(&second, (Cause::SeenBefore, "x"), true, 6).unwrap());
+    let withdrawal = Payout { hash: Some(hash(7_001)), ..payout(3, 1, 2_000, 1_000) };
+    assert_eq!(books.plan(&withdrawal).unwrap(), Plan::Seen);
+    assert_eq!(payable(books), 18_000);
+}
+
+fn what_was_never_sent_can_be_given_back_and_nothing_else<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 20_000);
+    let why = (Cause::Unreachable, "no answer");
+    let keysend = payout(1, 1, 4_000, 3_000);
+    books.plan(&keysend).unwrap();
+    assert!(!books.give_back(&keysend, why, true, 5).unwrap(), "a keysend may have been sent");
+    books.settle(&hash(5_001), &arrived(0), 5).unwrap();
+
+    let planned = unfetched(2);
+    books.plan(&planned).unwrap();
+    assert!(books.give_back(&planned, why, true, 6).unwrap());
+    assert!(!books.give_back(&planned, why, true, 6).unwrap(), "it is over");
+    books.reopen();
+    let setbacks = Setbacks { count: 1, last_ms: 6, cause: Cause::Unreachable };
+    assert_eq!(books.setbacks(creator(1)).unwrap(), Some(setbacks));
+    assert_eq!((payable(books), books.owed(Account::PayoutsInFlight)), (17_000, 0));
+
+    let fetched = unfetched(3);
+    books.plan(&fetched).unwrap();
+    books.attach(&fetched, hash(7_003), Msat::new(1_000), &invoice()).unwrap();
+    assert!(books.give_back(&fetched, (Cause::Expired, "x"), false, 7).unwrap());
+    assert_eq!(books.setbacks(creator(1)).unwrap(), Some(setbacks), "no setback");
+    let state = books.payout(creator(1), fetched.id).unwrap().unwrap().state;
+    assert!(matches!(state, PayoutState::Returned { cause: Cause::Expired, .. }));
+
+    let sending = unfetched(4);
+    books.plan(&sending).unwrap();
+    books.attach(&sending, hash(7_004), Msat::new(1_000), &invoice()).unwrap();
+    books.begin_sending(&sending).unwrap();
+    assert!(!books.give_back(&sending, why, true, 8).unwrap(), "it may have been sent");
+    assert_eq!(books.pending().unwrap().len(), 1);
+}
+
+fn setbacks_are_forgotten_on_request_and_with_another_destination<K: Kind>(books: &mut Books<K>) {
+    books.creator_with(1, 20_000);
+    crate::books::enter(books, 1);
+    let set_back = |books: &Books<K>, number| {
+        books.plan(&unfetched(number)).unwrap();
+        books.give_back(&unfetched(number), (Cause::Unreachable, "x"), true, 5).unwrap();
+        assert!(books.setbacks(creator(1)).unwrap().is_some());
+    };
+    set_back(books, 1);
+    books.resume(creator(1)).unwrap();
+    assert_eq!(books.setbacks(creator(1)).unwrap(), None);
+    let to: Destination = "ada@wallet.example".parse().unwrap();
+    let edited = books.edit_creator(creator(1), None, Some((to.clone(), 9))).unwrap().unwrap();
+    assert_eq!(edited.payout_from_ms, 0, "the first one does not wait");
+    set_back(books, 2);
+    books.edit_creator(creator(1), None, Some((to, 9))).unwrap();
+    assert!(books.setbacks(creator(1)).unwrap().is_some(), "it is the same one");
+    let other: Destination = "ada@other.example".parse().unwrap();
+    let edited = books.edit_creator(creator(1), None, Some((other.clone(), 9))).unwrap().unwrap();
+    assert_eq!((edited.payout_from_ms, books.setbacks(creator(1)).unwrap()), (9, None));
+    let edited = books.edit_creator(creator(1), None, Some((other, 0))).unwrap().unwrap();
+    assert_eq!(edited.payout_from_ms, 0, "the operator's word");
 }

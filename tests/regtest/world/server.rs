@@ -296,6 +296,7 @@ replay_seconds = {replay_seconds}
 challenges_per_client_per_minute = 100000
 [payout]
 interval_seconds = {payout_seconds}
+lnurl_allow_loopback = true
 [media]
 segment_ms = {segment_ms}
 ladder = [480, 240]
