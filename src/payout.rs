@@ -188,7 +188,7 @@ impl Payer {
         }
         for creator in self.store.creators()? {
             let Some(payout) = self.intend(&creator, interval_is_due)? else { continue };
-            failpoint!("payout-planned");
+            failpoint!(await "payout-planned");
             if payout.hash.is_some() {
                 self.begin(&payout).await?;
             } else {
@@ -258,11 +258,11 @@ impl Payer {
             self.store.give_back(payout, why, false, self.clock.now_ms())?;
             return Ok(());
         }
-        failpoint!("payout-invoiced");
+        failpoint!(await "payout-invoiced");
         if self.store.begin_sending(payout)? {
-            failpoint!("payout-sending");
+            failpoint!(await "payout-sending");
             self.begin(payout).await?;
-            failpoint!("payout-sent");
+            failpoint!(await "payout-sent");
         }
         Ok(())
     }

@@ -106,7 +106,7 @@ impl Payer {
         let fetched = self.services.invoice(to, payout.amount, self.clock.now_s()).await;
         let refusal = match fetched {
             Ok(fetched) => {
-                failpoint!("payout-fetched");
+                failpoint!(await "payout-fetched");
                 match self.store.attach(payout, fetched.hash, fetched.amount, &fetched.invoice)? {
                     Attach::Done(payout) => return self.send_first(&payout).await,
                     Attach::Refused => return Ok(()),

@@ -84,7 +84,7 @@ impl Payer {
             sending: false,
         });
         let _busy = self.plan(&payout)?;
-        failpoint!("withdrawal-planned");
+        failpoint!(await "withdrawal-planned");
         self.send_first(&payout).await?;
         self.outcome(&payout).await
     }
