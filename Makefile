@@ -25,7 +25,7 @@ WITH_BITCOIND := BITCOIND_EXE="$$(.ci/bitcoind)"; export BITCOIND_EXE;
 WEB_INPUTS := $(shell find web -mindepth 1 \
 	\( -name node_modules -o -name dist -o -name out -o -name tests \) -prune -o -print)
 
-FUZZ_TARGETS := credentials ranges ids
+FUZZ_TARGETS := credentials ranges ids subtitles
 FUZZ_SECONDS ?= 600
 
 # Lints differ from toolchain to toolchain: with the one that this was written with they are errors, with others they are warnings.

@@ -63,7 +63,7 @@ async fn challenges(router: &Router, film: Film) -> f64 {
 fn signatures(mint: &Mint) -> f64 {
     let begun = Instant::now();
     for _ in 0..CHALLENGES {
-        let minted = mint.invoice(SEGMENT_PRICE, Duration::from_secs(600), Vec::new(), now());
+        let minted = mint.invoice(SEGMENT_PRICE, Duration::from_secs(600), Vec::new(), now(), None);
         assert!(minted.unwrap().bolt11.len() > 200);
     }
     CHALLENGES as f64 / begun.elapsed().as_secs_f64()

@@ -67,7 +67,7 @@ fn credentials(bench: &mut Criterion) {
     let mint = Mint::new(Network::Regtest, &[7; 64]).unwrap();
     let (expiry, now) = (Duration::from_secs(600), Duration::from_secs(NOW_S));
     group.bench_function("mint an invoice", |b| {
-        b.iter(|| mint.invoice(AMOUNT, expiry, Vec::new(), now).unwrap());
+        b.iter(|| mint.invoice(AMOUNT, expiry, Vec::new(), now, None).unwrap());
     });
     group.finish();
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
@@ -17,17 +17,20 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::blobs::Blobs;
+use crate::blobs::{self, Blobs};
 use crate::config::Config;
 use crate::domain::id::NodeId;
 use crate::http::{self, Shared};
+use crate::library::upload::{Disk, SystemDisk};
 use crate::library::{self, Library};
 use crate::lightning::ldk::{self, LdkNode};
 use crate::lightning::{self, Node, SharedNode};
 use crate::media::Transcoder;
 use crate::media::worker::{Worker, sandbox_support};
 use crate::operate::Operations;
-use crate::payout::{Payer, PayoutSecret};
+use crate::payout::lnurl::Services;
+use crate::payout::outbound::{Internet, Outbound, Wire};
+use crate::payout::{Fetches, Payer, PayoutSecret};
 use crate::paywall::limits::LATE_SECONDS;
 use crate::paywall::session::SessionGate;
 use crate::paywall::token::Keys;
@@ -91,6 +94,10 @@ pub struct Pieces<N, E> {
     pub clock: Arc<dyn Clock>,
     /// Where sources arrive.
     pub spool: PathBuf,
+    /// The disk that this lies on.
+    pub disk: Arc<dyn Disk>,
+    /// The network to destinations' services.
+    pub wire: Arc<dyn Wire>,
 }
 
 /// Puts a server together and starts what works in the background.
@@ -102,7 +109,7 @@ pub fn assemble<N: Node + 'static, E: Engine>(
     config: &Config,
     tasks: &Tasks,
 ) -> anyhow::Result<Arc<Shared>> {
-    let Pieces { store, node, seed, boot, blobs, transcoder, clock, spool } = pieces;
+    let Pieces { store, node, seed, boot, blobs, transcoder, clock, spool, disk, wire } = pieces;
     let fee = config.payment.fee().map_err(|line| anyhow!(line))?;
     let granularity = config.payment.granularity().map_err(|line| anyhow!(line))?;
     let (bells, earned) = (Bells::default(), Arc::new(Notify::new()));
@@ -125,16 +132,36 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         clock: Arc::clone(&clock),
         spool,
         options: config.library.clone(),
+        uploads: config.uploads.clone(),
+        disk,
         media: config.media.clone(),
         granularity,
         fee,
         boot,
+        owed_ms: owed_ms(config),
     }));
+    let payer = Arc::new(Payer {
+        sender: Arc::clone(&node) as _,
+        store: Arc::clone(&store) as _,
+        clock: Arc::clone(&clock),
+        secret: PayoutSecret::new(seed),
+        wake: Arc::clone(&earned),
+        options: config.payout.clone(),
+        started_ms: clock.now_ms(),
+        resends: Mutex::default(),
+        services: Services {
+            outbound: Outbound::new(wire, config.payout.lnurl_allow_loopback),
+            network: config.lightning.network,
+            own: lightning::Issuer::node_id(&*node),
+        },
+        fetches: Fetches::default(),
+    });
     let shared = Arc::new(Shared {
         library: Arc::clone(&library),
         paywall: Arc::clone(&gate),
         sessions: SessionGate::new(Arc::clone(&gate), boot),
         statements: Statements { store: Arc::clone(&store) as _ },
+        payer: Arc::clone(&payer),
         operations: Operations { node: Arc::clone(&node) as _, suspension: suspension.clone() },
         metrics: metrics.clone(),
         payee: lightning::Issuer::node_id(&*node),
@@ -147,22 +174,12 @@ pub fn assemble<N: Node + 'static, E: Engine>(
         store: Arc::clone(&store) as _,
         clock: Arc::clone(&clock),
         bells,
-        payouts: Arc::clone(&earned),
+        payouts: earned,
         suspension,
         metrics,
         boot,
         forwards: Arc::default(),
     };
-    let payer = Arc::new(Payer {
-        sender: Arc::clone(&node) as _,
-        store: Arc::clone(&store) as _,
-        clock: Arc::clone(&clock),
-        secret: PayoutSecret::new(seed),
-        wake: earned,
-        options: config.payout.clone(),
-        started_ms: clock.now_ms(),
-        resends: Mutex::default(),
-    });
     tasks.spawn_critical("closings", settlement.clone().book_closings(tasks.cancellation()));
     tasks.spawn_critical("settlement", settlement.run(tasks.cancellation()));
     tasks.spawn_critical("payout", payer.run(tasks.cancellation()));
@@ -172,6 +189,15 @@ pub fn assemble<N: Node + 'static, E: Engine>(
     let sweep = sweep(store, Arc::clone(&shared), clock, redeem_ms, tasks.cancellation());
     tasks.spawn_critical("sweep", sweep);
     Ok(shared)
+}
+
+/// How long after a version was replaced somebody may have a claim on it: a session that pinned it may mint until its end, the last invoice may be
+/// paid late, and what was paid can be redeemed for a time.
+fn owed_ms(config: &Config) -> u64 {
+    let payment = &config.payment;
+    let expiry = u64::from(payment.invoice_expiry_seconds);
+    let seconds = payment.session_seconds.saturating_add(expiry).saturating_add(LATE_SECONDS);
+    seconds.saturating_add(payment.redeem_seconds).saturating_mul(1_000)
 }
 
 async fn sweep<E: Engine>(
@@ -196,6 +222,10 @@ async fn sweep<E: Engine>(
                 Err(error) => tracing::error!(%error, "the sweep broke off"),
             }
         }
+        if let Err(error) = shared.library.sweep_versions().await {
+            tracing::error!(%error, "replaced versions could not be removed");
+        }
+        shared.library.sweep_uploads().await;
         shared.paywall.forget_quiet_clients();
         shared.sessions.forget_idle();
     }
@@ -274,9 +304,12 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
         transcoder: Arc::new(Worker::new(config.media.clone())),
         clock: Arc::new(SystemClock),
         spool,
+        disk: Arc::new(SystemDisk),
+        wire: Arc::new(Internet),
     };
     let shared = assemble(pieces, config, &tasks)?;
     shared.library.sweep_spool().await;
+    sweep_media(media);
     let operator_key = config.data_dir.join("operator.key");
     if !operator_key.exists() {
         write_private(&operator_key, shared.library.create_operator_key()?.as_bytes())?;
@@ -290,6 +323,18 @@ pub async fn start(config: &Config, more: Option<Router>) -> anyhow::Result<Serv
     let id: NodeId = shared.payee;
     tracing::info!(%address, node = %id, "ready");
     Ok(Server { address, shared, operator_key, node, store, tasks, _lock: lock })
+}
+
+/// Beside the work of the server: there may be many titles.
+fn sweep_media(media: PathBuf) {
+    let started = SystemTime::now();
+    tokio::task::spawn_blocking(move || match blobs::sweep(&media, started) {
+        Ok(0) => {}
+        Ok(removed) => {
+            tracing::info!(removed, "files that a killed process left half written are removed")
+        }
+        Err(error) => tracing::error!(%error, "the directory of media cannot be read"),
+    });
 }
 
 /// Each viewer that is connected is an open file, and the database must never be refused one: asks for as many as the system allows.

@@ -15,6 +15,7 @@ mod keys;
 mod node;
 mod output;
 mod serve;
+mod subtitles;
 mod upload;
 pub mod watch;
 
@@ -37,7 +38,12 @@ enum Command {
     /// Creators of a running server.
     Creator(creator::Arguments),
     /// Upload a film or a recording to a running server.
+    ///
+    /// Where the connection breaks or the server restarts, it goes on by itself. Where this command itself is cut off, run it again as it was:
+    /// it goes on where it ended. It prints the address at which the title can be watched.
     Upload(upload::Arguments),
+    /// Subtitles of a title on a running server.
+    Subtitles(subtitles::Arguments),
     /// The Lightning node of a running server.
     Node(node::Arguments),
     /// The keys that a stopped server signs credentials with.
@@ -81,6 +87,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(arguments) => init::run(&arguments),
         Command::Creator(arguments) => quiet(creator::run(&arguments)).await,
         Command::Upload(arguments) => quiet(upload::run(&arguments)).await,
+        Command::Subtitles(arguments) => quiet(subtitles::run(&arguments)).await,
         Command::Node(arguments) => quiet(node::run(&arguments)).await,
         Command::Keys(arguments) => quiet(keys::run(&arguments)).await,
         Command::Watch(arguments) => quiet(watch::run(&arguments)).await,

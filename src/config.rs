@@ -35,6 +35,8 @@ pub struct Config {
     pub payout: payout::Options,
     /// How sources are taken.
     pub library: library::Options,
+    /// How uploads are bounded.
+    pub uploads: library::upload::Options,
     /// How media is made.
     pub media: media::Options,
 }
@@ -49,6 +51,7 @@ impl Default for Config {
             payment: paywall::Options::default(),
             payout: payout::Options::default(),
             library: library::Options::default(),
+            uploads: library::upload::Options::default(),
             media: media::Options::default(),
         }
     }

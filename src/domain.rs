@@ -4,7 +4,9 @@
 #![cfg_attr(not(test), warn(clippy::arithmetic_side_effects))]
 
 pub mod amount;
+pub mod destination;
 pub mod id;
 pub mod ledger;
 pub mod session;
+pub mod subtitle;
 pub mod video;

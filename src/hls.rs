@@ -10,6 +10,10 @@ use hls_m3u8::{MasterPlaylist, MediaPlaylist, MediaSegment};
 
 use crate::domain::video::{Media, Rendition, Ticks};
 
+mod beside;
+
+pub use beside::{Beside, IFrames, Subtitles, iframes, subtitles};
+
 /// The media type of a playlist (RFC 8216, section 4).
 pub const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 
@@ -18,21 +22,28 @@ pub const PLAYLIST_TYPE: &str = "application/vnd.apple.mpegurl";
 #[error("the playlist could not be written: {0}")]
 pub struct Error(String);
 
-/// The multivariant playlist; `prefix` stands before each rendition's path.
+/// The multivariant playlist; `prefix` stands before each rendition's path, and `beside` is what there is besides renditions.
 ///
 /// # Errors
 /// [`Error`] where the version has no renditions or one that HLS cannot express.
-pub fn multivariant(media: &Media, prefix: &str) -> Result<String, Error> {
-    let streams: Vec<_> = media.renditions.iter().map(|of| stream(of, prefix)).collect();
+pub fn multivariant(media: &Media, prefix: &str, beside: &Beside<'_>) -> Result<String, Error> {
+    let group = beside.group();
+    let mut streams: Vec<_> = media.renditions.iter().map(|of| stream(of, prefix, group)).collect();
+    streams.extend(beside.iframes.as_ref().map(|of| of.stream(prefix)));
     let playlist = MasterPlaylist::builder()
         .has_independent_segments(true)
+        .media(beside.media(prefix)?)
         .variant_streams(streams)
         .build()
         .map_err(|error| Error(error.to_string()))?;
     Ok(playlist.to_string())
 }
 
-fn stream(rendition: &Rendition, prefix: &str) -> VariantStream<'static> {
+fn stream(
+    rendition: &Rendition,
+    prefix: &str,
+    subtitles: Option<&'static str>,
+) -> VariantStream<'static> {
     let mut data = StreamData::new(rendition.bandwidth);
     data.set_average_bandwidth(Some(rendition.average_bandwidth));
     let codecs: Vec<String> = rendition.codecs.split(',').map(str::to_owned).collect();
@@ -43,7 +54,7 @@ fn stream(rendition: &Rendition, prefix: &str) -> VariantStream<'static> {
         uri: format!("{prefix}{}/index.m3u8", rendition.name).into(),
         frame_rate: rendition.frame_rate_milli.map(frame_rate),
         audio: None,
-        subtitles: None,
+        subtitles: subtitles.map(Into::into),
         closed_captions: None,
         stream_data: data,
     }
@@ -60,18 +71,31 @@ fn frame_rate(milli: u32) -> UFloat {
 /// # Errors
 /// [`Error`] never for a valid timeline.
 pub fn media(media: &Media) -> Result<String, Error> {
-    let mut segments = Vec::new();
-    let mut longest = Duration::ZERO;
-    for (n, (start, end)) in media.timeline.spans().enumerate() {
-        let length = duration(end.since(start));
-        longest = longest.max(length);
+    let lengths: Vec<Duration> = lengths(media).collect();
+    let segment = |(n, length): (usize, &Duration)| {
         let mut segment = MediaSegment::builder();
-        segment.duration(ExtInf::new(length)).uri(format!("{n}.m4s"));
+        segment.duration(ExtInf::new(*length)).uri(format!("{n}.m4s"));
         if n == 0 {
             segment.map(ExtXMap::new("init.mp4"));
         }
-        segments.push(segment.build().map_err(|error| Error(error.to_string()))?);
-    }
+        segment.build().map_err(|error| Error(error.to_string()))
+    };
+    let segments = lengths.iter().enumerate().map(segment).collect::<Result<_, _>>()?;
+    vod(segments, &lengths, false)
+}
+
+/// The length of each segment.
+fn lengths(media: &Media) -> impl Iterator<Item = Duration> + '_ {
+    media.timeline.spans().map(|(start, end)| duration(end.since(start)))
+}
+
+/// A whole playlist of segments and their lengths.
+fn vod(
+    segments: Vec<MediaSegment<'static>>,
+    lengths: &[Duration],
+    i_frames_only: bool,
+) -> Result<String, Error> {
+    let longest = lengths.iter().copied().max().unwrap_or_default();
     // EXTINF, rounded to the nearest second, must not exceed the target (section 4.3.3.1).
     let target = Duration::from_secs(
         longest.as_secs().saturating_add(u64::from(longest.subsec_nanos() > 0)),
@@ -79,21 +103,21 @@ pub fn media(media: &Media) -> Result<String, Error> {
     let playlist = MediaPlaylist::builder()
         .target_duration(target)
         .playlist_type(PlaylistType::Vod)
+        .has_i_frames_only(i_frames_only)
         .has_end_list(true)
         .segments(segments)
         .build()
         .map_err(|error| Error(error.to_string()))?;
-    Ok(exact(&playlist.to_string(), media))
+    Ok(exact(&playlist.to_string(), lengths))
 }
 
 /// hls_m3u8 prints durations as binary fractions, some of which take more decimals than the six from which a client finds the ticks again.
-fn exact(playlist: &str, media: &Media) -> String {
-    let mut spans = media.timeline.spans();
+fn exact(playlist: &str, lengths: &[Duration]) -> String {
+    let mut lengths = lengths.iter();
     let mut text = String::with_capacity(playlist.len());
     for line in playlist.lines() {
-        match line.strip_prefix("#EXTINF:").and_then(|_| spans.next()) {
-            Some((start, end)) => {
-                let length = duration(end.since(start));
+        match line.strip_prefix("#EXTINF:").and_then(|_| lengths.next()) {
+            Some(length) => {
                 let decimals = format!("{}.{:06}", length.as_secs(), length.subsec_micros());
                 let decimals = decimals.trim_end_matches('0').trim_end_matches('.');
                 text.push_str("#EXTINF:");
@@ -157,7 +181,7 @@ mod tests {
 
     #[test]
     fn the_multivariant_playlist_tells_what_a_player_chooses_by() {
-        let text = multivariant(&version(), "1/").unwrap();
+        let text = multivariant(&version(), "1/", &Beside::default()).unwrap();
         for part in [
             "#EXTM3U\n",
             "#EXT-X-INDEPENDENT-SEGMENTS\n",

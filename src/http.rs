@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{get, head, patch, post, put};
 use futures::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tower_http::catch_panic::CatchPanicLayer;
@@ -21,6 +21,7 @@ use tower_http::set_header::SetResponseHeaderLayer;
 use crate::domain::id::NodeId;
 use crate::library::Library;
 use crate::operate::Operations;
+use crate::payout::Payer;
 use crate::paywall::session::SessionGate;
 use crate::paywall::{Client, Paywall};
 use crate::statements::Statements;
@@ -30,12 +31,15 @@ mod body;
 mod creators;
 pub mod error;
 mod extract;
+mod extras;
 mod operate;
 mod pages;
 mod play;
 pub mod range;
 pub mod server;
 mod sessions;
+mod subtitles;
+mod uploads;
 mod videos;
 
 pub use body::Memory;
@@ -100,6 +104,8 @@ pub struct Shared {
     pub sessions: SessionGate,
     /// Earnings and payouts.
     pub statements: Statements,
+    /// Pays creators.
+    pub payer: Arc<Payer>,
     /// The node and the server's health.
     pub operations: Operations,
     /// Counters.
@@ -120,9 +126,11 @@ type App = Arc<Shared>;
 pub fn router(shared: App) -> Router {
     let open = Router::new()
         .route("/hls/{video}/index.m3u8", get(play::multivariant))
+        .route("/hls/{video}/{file}", get(extras::current_file))
         .route("/hls/{video}/{second}/{third}", get(play::current_version))
         .route("/hls/{video}/{second}/{third}/{file}", get(play::part))
         .route("/s/{play}/index.m3u8", get(sessions::multivariant))
+        .route("/s/{play}/{file}", get(extras::session_file))
         .route("/s/{play}/{rendition}/{file}", get(sessions::part))
         .route("/api/v1/sessions", post(sessions::create))
         .route(
@@ -137,9 +145,13 @@ pub fn router(shared: App) -> Router {
     let api = Router::new()
         .route("/api/v1/creators", post(creators::create))
         .route("/api/v1/creators/me", get(creators::me).patch(creators::edit))
+        .route("/api/v1/creators/me/payout/test", post(creators::test_payout))
+        .route("/api/v1/creators/me/withdrawals", post(creators::withdraw))
+        .route("/api/v1/creators/{id}", patch(creators::edit_any))
         .route("/api/v1/videos", post(videos::create).get(videos::list))
         .route("/api/v1/videos/{id}", get(videos::show).patch(videos::edit).delete(videos::delete))
         .route("/api/v1/videos/{id}/events", get(videos::events))
+        .route("/api/v1/videos/{id}/cancel", post(videos::cancel))
         .route("/api/v1/earnings", get(creators::earnings))
         .route("/api/v1/payouts", get(creators::payouts))
         .route("/api/v1/node", get(operate::node))
@@ -152,7 +164,12 @@ pub fn router(shared: App) -> Router {
         .route("/watch/{video}", get(pages::watch))
         .route("/assets/{*path}", get(pages::asset));
     let source = Router::new()
-        .route("/api/v1/videos/{id}/source", put(videos::source))
+        .route("/api/v1/videos/{id}/source", put(videos::source).head(uploads::source_head))
+        .route(
+            "/api/v1/videos/{id}/subtitles/{language}",
+            put(subtitles::put).delete(subtitles::delete),
+        )
+        .merge(tus())
         .layer(DefaultBodyLimit::disable());
     let fixed = |name: HeaderName, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
@@ -167,6 +184,22 @@ pub fn router(shared: App) -> Router {
         .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
         .layer(middleware::from_fn(log))
         .with_state(shared)
+}
+
+/// Resumable uploads; what is no method of theirs says the version, too.
+fn tus() -> Router<App> {
+    Router::new()
+        .route("/api/v1/uploads", post(uploads::create).options(uploads::options))
+        .route(
+            "/api/v1/uploads/{id}",
+            head(uploads::head)
+                .patch(uploads::patch)
+                .delete(uploads::end)
+                .post(uploads::instead)
+                .options(uploads::options),
+        )
+        .method_not_allowed_fallback(error::no_method)
+        .layer(middleware::from_fn(uploads::versioned))
 }
 
 /// Players and pages of any origin may play and pay; nothing else is shared across origins.

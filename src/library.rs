@@ -3,27 +3,33 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::{Notify, watch};
-use tokio_util::sync::CancellationToken;
 
 use crate::blobs::{self, Blobs, Part};
 use crate::domain::amount::{AmountError, Granularity, Price, Share};
+use crate::domain::destination::Destination;
 use crate::domain::id::{CreatorId, RenditionName, SegmentNumber, SegmentRef, Version, VideoId};
 use crate::domain::ledger::Split;
 use crate::domain::video::{Media, Terms, Ticks, Video, VideoState};
 use crate::hls;
 use crate::media::{self, Transcoder};
 use crate::runtime::{Clock, lock, new_uuid, random_bytes};
-use crate::store::{self, Change, Creator, Destination, KeyHash, Role, VideoEdit};
+use crate::store::{self, Change, Creator, KeyHash, Role, VideoEdit};
 
+mod assembly;
+pub mod extras;
 pub mod jobs;
+mod leftovers;
+mod progress;
 mod shelf;
 pub mod upload;
 
+pub use progress::{Progress, RenditionProgress};
 use shelf::Shelf;
 
 /// How sources are taken; a section of the configuration.
@@ -36,11 +42,38 @@ pub struct Options {
     pub attempts_max: u32,
     /// Memory for the segments that are asked for most, in bytes.
     pub cache_bytes: u64,
+    /// How many media workers run at once; 0 is one for each two processors, two at least.
+    pub workers: usize,
+    /// A film is cut into chunks of this length that are encoded apart, in seconds.
+    pub chunk_seconds: u64,
+    /// Whether a title can be watched in its first rendition while the others are made, which costs a second decoding.
+    pub early: bool,
+    /// Whether sources are kept after their titles are made.
+    pub keep_sources: bool,
+    /// How long a task that came to nothing waits before it is tried again, in seconds: four times as long the second time, nine times the third.
+    pub retry_seconds: u64,
+}
+
+impl Options {
+    /// How many media workers run at once.
+    pub fn workers(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        if self.workers > 0 { self.workers } else { (cores() / 2).max(2) }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { source_bytes_max: 50 << 30, attempts_max: 3, cache_bytes: 256 << 20 }
+        Self {
+            source_bytes_max: 50 << 30,
+            attempts_max: 3,
+            cache_bytes: 256 << 20,
+            workers: 0,
+            chunk_seconds: 300,
+            early: false,
+            keep_sources: false,
+            retry_seconds: 10,
+        }
     }
 }
 
@@ -79,11 +112,55 @@ pub enum Error {
         max: u64,
     },
     /// The connection broke before the source was whole.
-    #[error("the upload broke off after {received} bytes: send it again")]
+    #[error(
+        "the upload broke off after {received} bytes, which are kept: go on from there, or send it again"
+    )]
     Broken {
         /// What had arrived.
         received: u64,
     },
+    /// Bytes came that belong elsewhere.
+    #[error("{at} bytes of this upload are there: go on from there")]
+    Offset {
+        /// Where the next byte belongs.
+        at: u64,
+    },
+    /// More came than was announced.
+    #[error("the upload was announced with {length} bytes: send no more, or begin another")]
+    Excess {
+        /// What was announced.
+        length: u64,
+    },
+    /// Another request brings bytes of the same upload.
+    #[error("another request brings this upload's bytes: wait until it ends, then go on")]
+    Locked,
+    /// The bytes are not what they should be.
+    #[error("the bytes do not match their checksum and were dropped: send them again")]
+    Checksum,
+    /// A creator has sent as much as they may for now.
+    #[error("{detail}")]
+    Quota {
+        /// When there is room again, as far as is known.
+        retry_after: Duration,
+        /// Of what, and what to do.
+        detail: String,
+    },
+    /// A creator's sources would take too much of the spool.
+    #[error(
+        "your sources that are on their way or wait for a worker may have {max} bytes together: let some be finished, or end an upload"
+    )]
+    SpoolQuota {
+        /// The limit.
+        max: u64,
+    },
+    /// Too many upload at once.
+    #[error("too many sources are arriving: what is there is kept, try again soon")]
+    Crowded,
+    /// The disk has no room.
+    #[error(
+        "the server's disk has no room for this source: what arrived is kept; ask its operator, and go on later"
+    )]
+    StorageFull,
     /// The disk failed.
     #[error("{what}: {source}")]
     Io {
@@ -101,6 +178,9 @@ pub enum Error {
     /// A playlist could not be written.
     #[error(transparent)]
     Hls(#[from] hls::Error),
+    /// The media worker made nothing.
+    #[error(transparent)]
+    Media(#[from] media::Error),
     /// A price does not fit.
     #[error(transparent)]
     Amount(#[from] AmountError),
@@ -124,6 +204,10 @@ pub struct Parts {
     pub spool: PathBuf,
     /// How sources are taken.
     pub options: Options,
+    /// How uploads are bounded.
+    pub uploads: upload::Options,
+    /// The disk that the spool lies on.
+    pub disk: Arc<dyn upload::Disk>,
     /// How media is made.
     pub media: media::Options,
     /// What invoices are rounded up to.
@@ -132,32 +216,8 @@ pub struct Parts {
     pub fee: Share,
     /// The number of this start of the process.
     pub boot: u64,
-}
-
-/// How far a title has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Progress {
-    /// `draft`, `uploading`, `queued`, `transcoding`, `ready` or `failed`.
-    pub state: &'static str,
-    /// Bytes of the source that have arrived, while uploading.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub received_bytes: Option<u64>,
-    /// How much is transcoded, in thousandths.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub permille: Option<u32>,
-    /// Why it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-}
-
-impl Progress {
-    fn of(state: &VideoState) -> Self {
-        let reason = match state {
-            VideoState::Failed { reason } => Some(reason.clone()),
-            _ => None,
-        };
-        Self { state: state.word(), received_bytes: None, permille: None, reason }
-    }
+    /// How long after a version was replaced somebody may still have a claim on it.
+    pub owed_ms: u64,
 }
 
 /// A new title, as its creator describes it.
@@ -201,10 +261,11 @@ pub struct Published {
 pub struct Library {
     parts: Parts,
     progress: Mutex<HashMap<VideoId, watch::Sender<Progress>>>,
-    uploading: Mutex<std::collections::HashSet<VideoId>>,
-    running: Mutex<HashMap<VideoId, CancellationToken>>,
+    uploads: upload::Uploads,
+    running: Mutex<HashMap<(VideoId, Version), jobs::Running>>,
     jobs: Notify,
     shelf: Shelf,
+    extras: extras::Kept,
 }
 
 impl Library {
@@ -212,11 +273,16 @@ impl Library {
     pub fn new(parts: Parts) -> Self {
         Self {
             shelf: Shelf::new(parts.options.cache_bytes),
+            uploads: upload::Uploads::load(
+                parts.uploads.clone(),
+                Arc::clone(&parts.disk),
+                &parts.spool,
+            ),
             parts,
             progress: Mutex::default(),
-            uploading: Mutex::default(),
             running: Mutex::default(),
             jobs: Notify::new(),
+            extras: extras::Kept::default(),
         }
     }
 
@@ -234,6 +300,7 @@ impl Library {
             id: CreatorId::new(new_uuid(&*self.parts.clock)),
             name,
             payout,
+            payout_from_ms: 0,
             created_ms: self.parts.clock.now_ms(),
         };
         let (key, hash) = new_key("creator");
@@ -267,7 +334,7 @@ impl Library {
         self.parts.store.creator(id)?.ok_or(Error::Missing("creator"))
     }
 
-    /// Changes a creator's name or destination.
+    /// Changes a creator's name or destination; one that takes another's place is paid after a wait.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be accepted.
@@ -276,8 +343,14 @@ impl Library {
         id: CreatorId,
         name: Option<&str>,
         payout: Option<Destination>,
+        wait_seconds: u64,
     ) -> Result<Creator, Error> {
         let name = name.map(|name| checked("name", name, TITLE_CHARS_MAX, false)).transpose()?;
+        let from_ms = match wait_seconds {
+            0 => 0,
+            wait => self.parts.clock.now_ms().saturating_add(wait.saturating_mul(1_000)),
+        };
+        let payout = payout.map(|to| (to, from_ms));
         self.parts.store.edit_creator(id, name, payout)?.ok_or(Error::Missing("creator"))
     }
 
@@ -295,7 +368,10 @@ impl Library {
             preview_seconds: new.preview_seconds,
             state: VideoState::Draft,
             version: Version(1),
+            next: None,
+            versions: 0,
             created_ms: self.parts.clock.now_ms(),
+            source_sha256: None,
         };
         self.parts.store.create_video(&video)?;
         Ok(video)
@@ -354,6 +430,7 @@ impl Library {
             description: text("description", edit.description, DESCRIPTION_CHARS_MAX, true)?,
             price: edit.msat_per_second.map(|price| self.price(price)).transpose()?,
             preview_seconds: edit.preview_seconds,
+            source_sha256: None,
         };
         let edited = self.parts.store.edit_video(id, edit);
         // Also where it failed: what is stored then is not known.
@@ -369,37 +446,12 @@ impl Library {
         self.own_video(id, role)?;
         self.parts.store.delete_video(id)?;
         self.shelf.gone(id);
-        if let Some(running) = lock(&self.running).remove(&id) {
-            running.cancel();
-        }
+        self.extras.gone(id);
+        // Where tasks are under way, the last of them removes what they still write.
+        self.stop(id);
         lock(&self.progress).remove(&id);
-        self.parts.blobs.delete(id).await?;
-        upload::remove_spooled(&self.parts.spool, id).await;
-        Ok(())
-    }
-
-    /// How far a title has come, now and from now on.
-    ///
-    /// # Errors
-    /// [`Error::Missing`] where there is none, or it is somebody else's.
-    pub fn progress(&self, id: VideoId, role: Role) -> Result<watch::Receiver<Progress>, Error> {
-        let video = self.own_video(id, role)?;
-        let mut progress = lock(&self.progress);
-        let sender =
-            progress.entry(id).or_insert_with(|| watch::channel(Progress::of(&video.state)).0);
-        Ok(sender.subscribe())
-    }
-
-    fn tell(&self, id: VideoId, told: Progress) {
-        let mut progress = lock(&self.progress);
-        match progress.get(&id) {
-            Some(sender) => {
-                sender.send_replace(told);
-            }
-            None => {
-                progress.insert(id, watch::channel(told).0);
-            }
-        }
+        self.forget_upload(id).await;
+        self.remove_bytes(id).await
     }
 
     /// A published title; the version that is current where none is asked for.
@@ -493,7 +545,8 @@ impl Library {
     }
 }
 
-fn owns(role: Option<Role>, video: &Video) -> bool {
+/// Whether a title is a caller's own, or the caller is the operator.
+pub fn owns(role: Option<Role>, video: &Video) -> bool {
     match role {
         Some(Role::Operator) => true,
         Some(Role::Creator(creator)) => creator == video.creator,

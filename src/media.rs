@@ -6,18 +6,30 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::id::{RenditionName, SegmentNumber};
-use crate::domain::video::{Rendition, Ticks, Timeline};
+use crate::domain::video::{Rendition, Ticks};
 
 mod boxes;
+pub mod extras;
 pub(crate) mod ffmpeg;
 #[cfg(test)]
 mod fixture;
 mod grid;
+mod join;
+mod loudness;
+mod plan;
 pub mod worker;
+
+use extras::{Extras, ExtrasOrder};
+pub use loudness::Loudness;
+pub use plan::{Copyable, Heard, PicturePlan, Pictured, Piece, Plan, Rung, SoundPlan, Survey};
+
+/// The name of the rendition that is the sound alone, and of the sound's parts.
+pub(crate) const SOUND: &str = "audio";
 
 /// The name of a rendition's init segment in the output directory.
 pub(crate) fn init_file(rendition: &RenditionName) -> String {
@@ -41,14 +53,24 @@ pub struct Options {
     pub crf: u32,
     /// x264's preset.
     pub preset: String,
+    /// The loudness that sound is brought to, in LUFS (EBU R128).
+    pub loudness_lufs: Loudness,
+    /// Whether films with pictures also get a rendition of their sound alone.
+    pub audio_only: bool,
     /// The longest source that is accepted, in seconds.
     pub duration_max_seconds: u64,
     /// The largest source that is accepted, in pixels a frame.
     pub pixels_max: u64,
+    /// The most bytes that one worker may write in all.
+    pub output_max_bytes: u64,
+    /// The most segments that a title may have in a rendition.
+    pub segments_max: u32,
     /// The worker's memory limit in bytes.
     pub memory_max_bytes: u64,
     /// The worker's limit on processor time, in seconds.
     pub cpu_max_seconds: u64,
+    /// How long one worker may take by the clock, in seconds.
+    pub piece_max_seconds: u64,
     /// Whether the worker may run where the kernel lacks a part of the sandbox.
     pub allow_weak_sandbox: bool,
 }
@@ -60,16 +82,21 @@ impl Default for Options {
             ladder: vec![1_080, 720, 480, 240],
             crf: 23,
             preset: "veryfast".to_owned(),
+            loudness_lufs: Loudness::default(),
+            audio_only: true,
             duration_max_seconds: 6 * 3_600,
             pixels_max: 3_840 * 2_160,
+            output_max_bytes: 64 << 30,
+            segments_max: 30_000,
             memory_max_bytes: 4 << 30,
             cpu_max_seconds: 24 * 3_600,
+            piece_max_seconds: 6 * 3_600,
             allow_weak_sandbox: false,
         }
     }
 }
 
-/// One source to be made into renditions.
+/// One piece of a title to be made.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Order {
     /// The source file.
@@ -78,14 +105,16 @@ pub struct Order {
     pub output: PathBuf,
     /// How.
     pub options: Options,
+    /// What the whole title will be.
+    pub plan: Plan,
+    /// Which part of it.
+    pub piece: Piece,
 }
 
 /// What the worker tells while it works. Files lie in the order's output directory; each is complete when it is told of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Told {
-    /// What the source is.
-    Probed(Probe),
     /// The init segment of a rendition is done (EXT-X-MAP).
     Init {
         /// Which rendition.
@@ -106,13 +135,16 @@ pub enum Told {
         /// Its length.
         bytes: u64,
     },
-    /// How much of the source is through, in thousandths.
+    /// How much of the piece is through, in thousandths.
     Progress {
         /// 0 to 1000.
         permille: u32,
     },
     /// All is made; the last thing that is told.
-    Done(Made),
+    Done {
+        /// Errors in the source that the demuxer and decoders passed over.
+        errors: u64,
+    },
     /// It cannot be made; the last thing that is told.
     Failed {
         /// Why, in words for the creator, without paths.
@@ -131,17 +163,6 @@ pub struct Probe {
     pub frame_rate_milli: Option<u32>,
     /// Whether there is an audio track.
     pub audio: bool,
-}
-
-/// What came out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
-    /// The segment boundaries of all renditions.
-    pub timeline: Timeline,
-    /// The renditions, highest first, with their measured rates.
-    pub renditions: Vec<Rendition>,
-    /// How many video frames were encoded in each rendition; zero for audio only.
-    pub frames: u64,
 }
 
 /// What a file decodes to.
@@ -186,16 +207,54 @@ pub trait Sink: Send {
     async fn told(&mut self, told: Told) -> Result<(), Error>;
 }
 
-/// Makes renditions from sources.
+/// Makes renditions from sources, piece by piece.
 #[async_trait]
 pub trait Transcoder: Send + Sync {
-    /// Runs an order to its end. `sink` hears everything but the final `Done` or `Failed`, which become the result.
-    async fn transcode(
+    /// Reads a source once without decoding it: what it is, and all that a [`Plan`] needs.
+    async fn survey(
+        &self,
+        source: PathBuf,
+        options: Options,
+        cancel: CancellationToken,
+    ) -> Result<Survey, Error>;
+
+    /// Makes a piece. `sink` hears everything but the final `Done` or `Failed`, which become the result.
+    async fn work(
         &self,
         order: Order,
         sink: &mut dyn Sink,
         cancel: CancellationToken,
-    ) -> Result<Made, Error>;
+    ) -> Result<(), Error>;
+
+    /// Whether a part is what a worker would have made: checked as when it is told of. `number` is `None` for the init segment.
+    fn check(
+        &self,
+        plan: &Plan,
+        rendition: &RenditionName,
+        number: Option<SegmentNumber>,
+        bytes: &[u8],
+    ) -> Result<(), Error>;
+
+    /// The form of a part that is served; `sound` is the sound track's part of the same number, where the film has sound.
+    fn join(
+        &self,
+        picture: Option<&[u8]>,
+        sound: Option<&[u8]>,
+        number: Option<SegmentNumber>,
+    ) -> Result<Bytes, Error>;
+
+    /// What playlists tell of a rendition, from its served init segment and the length of each served segment.
+    fn rendition(
+        &self,
+        plan: &Plan,
+        name: &RenditionName,
+        init: &[u8],
+        sizes: &[u64],
+    ) -> Result<Rendition, Error>;
+
+    /// Makes what viewers expect around a film: poster, storyboard, waveform, chapters, subtitles, an I-frame rendition. The files lie in
+    /// the order's output directory and are checked.
+    async fn extras(&self, order: ExtrasOrder, cancel: CancellationToken) -> Result<Extras, Error>;
 
     /// Decodes a whole media file and counts what is in it.
     async fn decode(&self, file: PathBuf) -> Result<Decoded, Error>;

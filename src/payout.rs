@@ -1,6 +1,17 @@
 //! Use case: what creators earned reaches their wallets. Intent before sending, and after a crash the node is asked before anything is sent
-//! again: a keysend's preimage is derived from the payout's identity, so one payout has one payment hash for ever. What may have been sent
-//! is given up only on the node's own word that it failed.
+//! again: one payout has one payment hash for ever. A keysend's preimage is derived from the payout's identity; an invoice is fetched for the
+//! intent ([`lnurl`]), written down with its hash, marked as being sent, and sent. What may have been sent is given up only on the node's own
+//! word that it failed; an invoice that expired unsent is given back, and the next payout fetches another.
+//!
+//! A fetch that fails gives the amount back at once, because nothing was sent: it stays payable, so that the creator may choose another
+//! destination meanwhile, and the next try waits twice as long each time.
+
+pub mod address;
+mod fetching;
+pub mod invoice;
+pub mod lnurl;
+pub mod outbound;
+mod request;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,12 +22,17 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::amount::Msat;
+use crate::domain::destination::Destination;
 use crate::domain::id::{CreatorId, PayoutId, Preimage};
 use crate::domain::ledger::Account;
 use crate::failpoint;
 use crate::lightning::{self, Outgoing, Sender};
 use crate::runtime::{Clock, lock, new_uuid, sleep};
-use crate::store::{self, Creator, Destination, Payout, PayoutState, Settle};
+use crate::store::{self, Cause, Creator, Payout, PayoutState, Plan, Setbacks, Settle};
+pub use fetching::Fetches;
+use fetching::Fetching;
+use lnurl::Services;
+pub use request::Error;
 
 /// How creators are paid; a section of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +46,10 @@ pub struct Options {
     pub fee_max_ppm: u32,
     /// What routing may cost at least, in millisatoshi: below it small payouts would find no route.
     pub fee_max_floor_msat: u64,
+    /// A destination that a creator changed is paid from then on, in seconds: whoever stole a key is seen before money goes.
+    pub change_seconds: u64,
+    /// Destinations may lie on this machine and be called without HTTPS: for tests and private chains, refused on mainnet.
+    pub lnurl_allow_loopback: bool,
 }
 
 impl Default for Options {
@@ -39,6 +59,8 @@ impl Default for Options {
             interval_seconds: 3_600,
             fee_max_ppm: 10_000,
             fee_max_floor_msat: 1_000,
+            change_seconds: 86_400,
+            lnurl_allow_loopback: false,
         }
     }
 }
@@ -58,6 +80,11 @@ const RESEND_EVERY: Duration = Duration::from_secs(10);
 
 /// By then the node has told everything that it kept over a restart.
 const STALE_AFTER_MS: u64 = 20_000;
+/// So many payouts that came back in a row pause a creator's: some half a day, so that a wallet that is off for a night misses nothing.
+pub const PAUSED_AFTER: u32 = 20;
+/// The address at which a service tells of an invoice (LUD-21) is not kept beyond this.
+const VERIFY_BYTES_MAX: usize = 2_048;
+
 /// No HTLC outlives this: LDK's routes end within 1,008 blocks, a week, and a block may take its time.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(14 * 86_400);
 
@@ -83,6 +110,21 @@ pub struct Payer {
     pub started_ms: u64,
     /// When a payout of open outcome is next sent again, in milliseconds since the Unix epoch.
     pub resends: Mutex<HashMap<PayoutId, u64>>,
+    /// Asks destinations for invoices.
+    pub services: Services,
+    /// Which of them are being asked, and what they said.
+    pub fetches: Fetches,
+}
+
+/// Why a creator's payouts are paused; what is payable stays payable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Paused {
+    /// The [`Cause`] of the last setback.
+    pub code: &'static str,
+    /// The same as a sentence.
+    pub reason: &'static str,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_ms: u64,
 }
 
 /// The root of payouts' preimages. It has no `Debug`, so that it is never logged.
@@ -107,63 +149,122 @@ impl Payer {
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) {
         // An interval that is due at once would pay every crumb at each start.
         let mut next_interval = self.clock.now_s().saturating_add(self.options.interval_seconds);
+        let mut fetching = Fetching::default();
         loop {
             let due = self.clock.now_s() >= next_interval;
             if due {
                 next_interval = self.clock.now_s().saturating_add(self.options.interval_seconds);
             }
-            if let Err(error) = self.turn(due).await {
-                tracing::error!(%error, "payouts wait: the store failed");
+            match self.turn(due).await {
+                Ok(unfetched) => fetching.begin(&self, unfetched),
+                Err(error) => tracing::error!(%error, "payouts wait: the store failed"),
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(ASK_EVERY) => {}
+                () = fetching.next() => {}
             }
-            if !sleep(&cancel, GATHER).await {
-                return;
+            tokio::select! {
+                awake = sleep(&cancel, GATHER) => if !awake { return },
+                () = fetching.all() => {}
             }
         }
     }
 
-    /// One look at everything: what is in flight is asked about, what is payable is sent.
+    /// One look at everything: what is in flight is asked about, what is payable is sent. Gives the payouts that wait for an invoice.
     ///
     /// # Errors
     /// [`store::Error`] where the store fails.
-    pub async fn turn(&self, interval_is_due: bool) -> Result<(), store::Error> {
+    pub async fn turn(&self, interval_is_due: bool) -> Result<Vec<Payout>, store::Error> {
+        let mut unfetched = Vec::new();
         for payout in self.store.pending()? {
-            self.pursue(&payout).await?;
+            match &payout.invoice {
+                _ if self.fetches.is_busy(payout.id) => {}
+                None if payout.hash.is_none() => unfetched.push(payout),
+                Some(invoice) if !invoice.sending => self.send_first(&payout).await?,
+                _ => self.pursue(&payout).await?,
+            }
         }
         for creator in self.store.creators()? {
             let Some(payout) = self.intend(&creator, interval_is_due)? else { continue };
-            failpoint!("payout-planned");
-            self.begin(&payout).await?;
+            failpoint!(await "payout-planned");
+            if payout.hash.is_some() {
+                self.begin(&payout).await?;
+            } else {
+                unfetched.push(payout);
+            }
         }
-        Ok(())
+        Ok(unfetched)
     }
 
     /// Writes down the intent to pay a creator, where enough is payable.
     fn intend(&self, creator: &Creator, due: bool) -> Result<Option<Payout>, store::Error> {
-        let Some(destination) = creator.payout else { return Ok(None) };
-        let owed = self.store.balance(Account::CreatorPayable(creator.id))?.saturating_neg();
-        let planned = Msat::from_signed(owed).unwrap_or_default();
+        let Some(destination) = creator.payout.clone() else { return Ok(None) };
+        if self.clock.now_ms() < creator.payout_from_ms {
+            return Ok(None);
+        }
+        let planned = self.payable(creator.id)?;
         let threshold = if due { Msat::ZERO } else { Msat::new(self.options.threshold_msat) };
         let amount = planned.saturating_sub(self.fee_max(planned));
         if planned < threshold || amount < AMOUNT_MIN || self.rests(creator.id)? {
             return Ok(None);
         }
-        let id = PayoutId::new(new_uuid(&*self.clock));
-        let payout = Payout {
-            id,
-            creator: creator.id,
-            destination,
+        if self.fetches.least(creator.id, &destination).is_some_and(|least| amount < least) {
+            return Ok(None);
+        }
+        let payout = self.draft(creator.id, destination, planned, amount);
+        Ok((self.store.plan(&payout)? == Plan::Made).then_some(payout))
+    }
+
+    /// What a creator may be paid.
+    fn payable(&self, creator: CreatorId) -> Result<Msat, store::Error> {
+        let owed = self.store.balance(Account::CreatorPayable(creator))?.saturating_neg();
+        Ok(Msat::from_signed(owed).unwrap_or_default())
+    }
+
+    /// A payout that is not planned yet, without a destination.
+    fn bare(&self, creator: CreatorId, planned: Msat, amount: Msat) -> Payout {
+        Payout {
+            id: PayoutId::new(new_uuid(&*self.clock)),
+            creator,
+            destination: None,
             planned,
             amount,
-            hash: self.secret.preimage(id).hash(),
+            hash: None,
+            invoice: None,
             state: PayoutState::Pending,
             created_ms: self.clock.now_ms(),
+        }
+    }
+
+    /// A payout that is not planned yet.
+    fn draft(&self, creator: CreatorId, to: Destination, planned: Msat, amount: Msat) -> Payout {
+        let mut payout = self.bare(creator, planned, amount);
+        payout.hash = match to {
+            Destination::Keysend(_) => Some(self.secret.preimage(payout.id).hash()),
+            Destination::LightningAddress(_) | Destination::Lnurl(_) => None,
         };
-        Ok(self.store.plan(&payout)?.then_some(payout))
+        payout.destination = Some(to);
+        payout
+    }
+
+    /// Sends a payout's invoice that was certainly never sent. One that has expired meanwhile is given back, and is no setback: the next payout
+    /// fetches another.
+    async fn send_first(&self, payout: &Payout) -> Result<(), store::Error> {
+        let Some(invoice) = &payout.invoice else { return Ok(()) };
+        if invoice.expires_at <= self.clock.now_s() {
+            let why = (Cause::Expired, "the invoice expired before it was sent");
+            self.store.give_back(payout, why, false, self.clock.now_ms())?;
+            return Ok(());
+        }
+        failpoint!(await "payout-invoiced");
+        if self.store.begin_sending(payout)? {
+            failpoint!(await "payout-sending");
+            self.begin(payout).await?;
+            failpoint!(await "payout-sent");
+        }
+        Ok(())
     }
 
     /// Sends what was planned just now. Nobody ever sent it before, so a refusal is final.
@@ -176,6 +277,7 @@ impl Payer {
             Err(error) => {
                 self.settle(payout, Settle::Returned { reason: error.to_string() })?;
                 self.forget(payout).await;
+                self.wake.notify_one();
                 Ok(())
             }
         }
@@ -184,7 +286,8 @@ impl Payer {
     /// Brings on a payout that may have been sent. That it arrived is believed of the node's record; that it failed, of the node's event
     /// alone: a record may also say "failed" because a second attempt found no route, while the first is still on its way.
     async fn pursue(&self, payout: &Payout) -> Result<(), store::Error> {
-        match self.sender.outgoing(&payout.hash).await {
+        let Some(hash) = &payout.hash else { return Ok(()) };
+        match self.sender.outgoing(hash).await {
             Outgoing::Succeeded { preimage, fee } => {
                 self.settle(payout, Settle::Arrived { fee, preimage })
             }
@@ -206,11 +309,20 @@ impl Payer {
             return Ok(());
         }
         lock(&self.resends).insert(payout.id, now.saturating_add(millis(RESEND_EVERY)));
+        if payout.invoice.as_ref().is_some_and(|invoice| invoice.expires_at <= now / 1_000) {
+            // LDK refuses an invoice that has expired before it looks whether it is on its way: that proves nothing.
+            if self.is_given_up(payout) {
+                let reason = "nothing was heard of it for two weeks".to_owned();
+                self.settle(payout, Settle::Returned { reason })?;
+                self.forget(payout).await;
+            }
+            return Ok(());
+        }
         self.forget(payout).await;
         match self.send(payout).await {
             Ok(()) => tracing::warn!(payout = %payout.id, "the node did not know it: sent"),
-            Err(lightning::Error::Malformed(reason)) => {
-                // It can never have been sent.
+            Err(lightning::Error::Malformed(reason)) if payout.invoice.is_none() => {
+                // It can never have been sent. An invoice was good when it was taken: what is wrong with it came later.
                 self.settle(payout, Settle::Returned { reason })?;
                 self.forget(payout).await;
             }
@@ -233,7 +345,8 @@ impl Payer {
     }
 
     fn settle(&self, payout: &Payout, outcome: Settle) -> Result<(), store::Error> {
-        self.store.settle(&payout.hash, &outcome, self.clock.now_ms())?;
+        let Some(hash) = &payout.hash else { return Ok(()) };
+        self.store.settle(hash, &outcome, self.clock.now_ms())?;
         lock(&self.resends).remove(&payout.id);
         if let Settle::Returned { reason } = outcome {
             tracing::warn!(payout = %payout.id, %reason, "a payout came back; it is tried again later");
@@ -243,7 +356,8 @@ impl Payer {
 
     /// Takes away the node's record, never the payment itself.
     async fn forget(&self, payout: &Payout) {
-        if let Err(error) = self.sender.forget(&payout.hash).await {
+        let Some(hash) = &payout.hash else { return };
+        if let Err(error) = self.sender.forget(hash).await {
             tracing::debug!(payout = %payout.id, %error, "its record stays with the node");
         }
     }
@@ -265,13 +379,30 @@ impl Payer {
     }
 
     async fn send(&self, payout: &Payout) -> Result<(), lightning::Error> {
-        let fee_max = payout.planned.saturating_sub(payout.amount);
-        match payout.destination {
-            Destination::Keysend(node) => {
+        // Of an invoice the amount may be much less than what was planned: the fee is held against what is sent.
+        let of = if payout.invoice.is_some() { payout.amount } else { payout.planned };
+        let fee_max = payout.planned.saturating_sub(payout.amount).min(self.fee_max(of));
+        match (&payout.destination, &payout.invoice) {
+            (_, Some(invoice)) => self.sender.pay(&invoice.bolt11, fee_max).await.map(|_| ()),
+            (Some(Destination::Keysend(node)), None) => {
                 let preimage = self.secret.preimage(payout.id);
-                self.sender.keysend(node, payout.amount, &preimage, fee_max).await
+                self.sender.keysend(*node, payout.amount, &preimage, fee_max).await
             }
+            (_, None) => Err(lightning::Error::Malformed("there is no invoice".to_owned())),
         }
+    }
+
+    /// What a creator is told whose payouts came back too often.
+    ///
+    /// # Errors
+    /// [`store::Error`] where the store fails.
+    pub fn paused(&self, creator: CreatorId) -> Result<Option<Paused>, store::Error> {
+        let setbacks = self.store.setbacks(creator)?.filter(is_paused);
+        Ok(setbacks.map(|of| Paused {
+            code: of.cause.code(),
+            reason: of.cause.sentence(),
+            since_ms: of.last_ms,
+        }))
     }
 
     fn fee_max(&self, planned: Msat) -> Msat {
@@ -283,10 +414,18 @@ impl Payer {
     /// Whether a creator's last payouts came back so lately that the next one has to wait: twice as long each time.
     fn rests(&self, creator: CreatorId) -> Result<bool, store::Error> {
         let Some(setbacks) = self.store.setbacks(creator)? else { return Ok(false) };
+        if is_paused(&setbacks) {
+            return Ok(true);
+        }
         let doubled = 2_u32.saturating_pow(setbacks.count.saturating_sub(1));
         let wait = RETRY.0.saturating_mul(doubled).min(RETRY.1);
         Ok(self.clock.now_ms() < setbacks.last_ms.saturating_add(millis(wait)))
     }
+}
+
+/// Whether so many payouts came back that the destination has to be changed, or tried, first.
+pub const fn is_paused(setbacks: &Setbacks) -> bool {
+    setbacks.count >= PAUSED_AFTER
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -235,6 +235,11 @@ macro_rules! failpoint {
         #[cfg(debug_assertions)]
         ::fail::fail_point!($name);
     };
+    // Held on a thread that may block: a worker that sleeps may be the one that waits for the sockets, and the whole process stands still.
+    (await $name:literal) => {
+        #[cfg(debug_assertions)]
+        let _ = ::tokio::task::spawn_blocking(|| ::fail::fail_point!($name)).await;
+    };
 }
 
 #[cfg(test)]

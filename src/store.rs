@@ -6,8 +6,9 @@
 //! in [`records`].
 
 use crate::domain::amount::Msat;
+use crate::domain::destination::Destination;
 use crate::domain::id::{
-    CreatorId, PaymentHash, SegmentNumber, SegmentRef, SessionId, Version, VideoId,
+    CreatorId, PaymentHash, PayoutId, SegmentNumber, SegmentRef, SessionId, Version, VideoId,
 };
 use crate::domain::ledger::{Account, Balances, Entry, IncomingPayment, Split};
 use crate::domain::video::{Media, Video, VideoState};
@@ -15,6 +16,7 @@ use crate::domain::video::{Media, Video, VideoState};
 pub mod catalog;
 mod dust;
 pub mod engine;
+pub mod jobs;
 pub mod memory;
 pub mod money;
 pub mod payouts;
@@ -24,9 +26,10 @@ pub mod sessions;
 
 pub use engine::Store;
 pub use records::{
-    Change, ChannelBooking, Creator, Credit, Destination, Draw, Durability, Invoice, Job, KeyHash,
-    Lease, NodeKey, Origin, Payout, PayoutState, Progress, Purpose, Redeem, Role, SessionRecord,
-    SessionState, Setback, Setbacks, Settle, StoredTerms, Swept, Unclaimed, VideoEdit,
+    Attach, Cause, Change, ChannelBooking, Claimed, Creator, Credit, Draw, Durability, Invoice,
+    Job, KeyHash, Lease, NodeKey, Origin, Payout, PayoutInvoice, PayoutState, Plan, Progress,
+    Purpose, Redeem, Retired, Role, SessionRecord, SessionState, Setback, Setbacks, Settle,
+    StoredTerms, Swept, Task, TaskState, Unclaimed, VideoEdit,
 };
 
 /// Why the store did not do what it was asked.
@@ -84,7 +87,8 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// See [`Catalog::create_creator`].
     fn creators(&self) -> Result<Vec<Creator>, Error>;
-    /// Changes name or destination; `None` where there is no such creator.
+    /// Changes name or destination. A destination comes with the time (milliseconds since the Unix epoch) from which it is paid where another one was
+    /// set before; another one begins without setbacks. `None` where there is no such creator.
     ///
     /// # Errors
     /// See [`Catalog::create_creator`].
@@ -92,7 +96,7 @@ pub trait Catalog: Send + Sync {
         &self,
         id: CreatorId,
         name: Option<String>,
-        payout: Option<Destination>,
+        payout: Option<(Destination, u64)>,
     ) -> Result<Option<Creator>, Error>;
     /// Lets a key in.
     ///
@@ -134,7 +138,7 @@ pub trait Catalog: Send + Sync {
     /// # Errors
     /// See [`Catalog::create_creator`].
     fn advance(&self, id: VideoId, next: VideoState) -> Result<Change<Video>, Error>;
-    /// Removes a title, its job and its media records; what was there.
+    /// Removes a title, its job and its media records, and notes that its bytes are to be removed; what was there.
     ///
     /// # Errors
     /// See [`Catalog::create_creator`].
@@ -148,32 +152,108 @@ pub trait Catalog: Send + Sync {
 
 /// The queue of sources. A job belongs to the state of its title: both change in one verb.
 pub trait Jobs: Send + Sync {
-    /// The source has arrived: the title is queued and the job is there.
+    /// The source has arrived: its version is queued and the job is there.
     ///
     /// # Errors
     /// [`Error`] where the database fails; so in all verbs.
     fn enqueue(&self, job: &Job) -> Result<Change<Video>, Error>;
-    /// Takes the oldest job that nobody holds; its title is transcoding.
+    /// The job of a title.
     ///
     /// # Errors
     /// See [`Jobs::enqueue`].
-    fn claim(&self, lease: Lease, now_ms: u64) -> Result<Option<Job>, Error>;
-    /// Publishes what was made: the title is ready and the job is gone.
+    fn job(&self, video: VideoId) -> Result<Option<Job>, Error>;
+    /// All jobs, the oldest first.
     ///
     /// # Errors
     /// See [`Jobs::enqueue`].
-    fn publish(&self, job: &Job, media: &Media) -> Result<Change<Video>, Error>;
-    /// The job came to nothing: back into the queue while `attempts_max` allows it and `retry` says that it may help.
+    fn all_jobs(&self) -> Result<Vec<Job>, Error>;
+    /// Takes a task that nobody holds: of the lowest rank, then of the creator with the fewest that are worked at, then of the one who was given none for
+    /// longest, then of the oldest job. Its version is transcoding.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn claim(&self, lease: Lease, now_ms: u64) -> Result<Option<Claimed>, Error>;
+    /// Holds a task for longer; whether it is still held by whom it was claimed, and its job is there.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn renew(&self, claimed: &Claimed, until_ms: u64) -> Result<bool, Error>;
+    /// The source was looked at: where it lies now, what is to be made of it, and the tasks that take the place of the one. The job, where it is still
+    /// there.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn planned(
+        &self,
+        claimed: &Claimed,
+        source: &str,
+        plan: &str,
+        tasks: Vec<Task>,
+    ) -> Result<Option<Job>, Error>;
+    /// A task is done. The job, where it is still there.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn done(&self, claimed: &Claimed) -> Result<Option<Job>, Error>;
+    /// Has all tasks of a job that are done done again, because what they made is not there any more. The job, where it is still there.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn redo(&self, job: &Job) -> Result<Option<Job>, Error>;
+    /// Publishes what was made: the title is ready in this version, and the job is gone where `whole` says that all is made. A version whose place
+    /// it takes is retired.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn publish(
+        &self,
+        job: &Job,
+        media: &Media,
+        whole: bool,
+        now_ms: u64,
+    ) -> Result<Change<Video>, Error>;
+    /// The task came to nothing: it waits again until `retry_ms` (a time) while `attempts_max` allows it and a retry may help; else its job ends, and a
+    /// version that is not published fails.
     ///
     /// # Errors
     /// See [`Jobs::enqueue`].
     fn set_back(
         &self,
-        job: &Job,
+        claimed: &Claimed,
         reason: &str,
-        retry: bool,
+        retry_ms: Option<u64>,
         attempts_max: u32,
     ) -> Result<Setback, Error>;
+    /// Gives a task back that was not finished because the server stops: it counts as not begun.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn release(&self, claimed: &Claimed) -> Result<(), Error>;
+    /// Ends a title's job, as its creator wants it; the job, where there was one.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn cancel(&self, video: VideoId, reason: &str) -> Result<Option<Job>, Error>;
+    /// Versions that were retired before a time.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn retired(&self, before_ms: u64) -> Result<Vec<Retired>, Error>;
+    /// Forgets a retired version.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn forget(&self, retired: &Retired) -> Result<(), Error>;
+    /// Titles that were deleted, and whose bytes may still be there.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn deleted(&self) -> Result<Vec<VideoId>, Error>;
+    /// The bytes of a deleted title are gone.
+    ///
+    /// # Errors
+    /// See [`Jobs::enqueue`].
+    fn removed(&self, video: VideoId) -> Result<(), Error>;
 }
 
 /// Money in, money earned: the only way balances change.
@@ -326,12 +406,50 @@ pub trait Sessions: Send + Sync {
 
 /// Payments to creators: intent first, outcome later, each booked once.
 pub trait Payouts: Send + Sync {
-    /// Moves the payable balance into a payout, survived by a power cut; `None` where one is in flight already or less than
-    /// `payout.planned` is payable.
+    /// Moves the payable balance into a payout, survived by a power cut, where none is in flight, `payout.planned` is payable, and its payment
+    /// hash, where it has one, was never seen.
     ///
     /// # Errors
     /// [`Error`] where the database fails; so in all verbs.
-    fn plan(&self, payout: &Payout) -> Result<bool, Error>;
+    fn plan(&self, payout: &Payout) -> Result<Plan, Error>;
+    /// Gives a planned payout the invoice that it pays, of at most the amount that was planned, survived by a power cut. The payment hash counts as
+    /// seen from now on, whatever becomes of the payout.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn attach(
+        &self,
+        payout: &Payout,
+        hash: PaymentHash,
+        amount: Msat,
+        invoice: &PayoutInvoice,
+    ) -> Result<Attach, Error>;
+    /// Notes, survived by a power cut, that a payout's invoice is about to be handed to the node; false where it was before, or the payout is over.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn begin_sending(&self, payout: &Payout) -> Result<bool, Error>;
+    /// Makes the amount of a payout payable again that was certainly never sent, as a setback or as none; false where it may have been, or is over.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn give_back(
+        &self,
+        payout: &Payout,
+        why: (Cause, &str),
+        setback: bool,
+        now_ms: u64,
+    ) -> Result<bool, Error>;
+    /// Forgets the setbacks of a creator: the next payout is tried at once.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn resume(&self, creator: CreatorId) -> Result<(), Error>;
+    /// A payout.
+    ///
+    /// # Errors
+    /// See [`Payouts::plan`].
+    fn payout(&self, creator: CreatorId, id: PayoutId) -> Result<Option<Payout>, Error>;
     /// Books the outcome of a payout by its payment hash, once; `None` where no payout has this hash. One that arrives after it was booked as
     /// come back is corrected: money that left is never missing from the books.
     ///

@@ -47,7 +47,10 @@ const LAYERS: [(&str, &[&str]); 20] = [
     ),
     // Each module owns its `Options`.
     ("config", &["http", "library", "lightning", "media", "payout", "paywall"]),
-    ("http", &["hls", "library", "operate", "paywall", "runtime", "settlement", "statements"]),
+    (
+        "http",
+        &["hls", "library", "operate", "payout", "paywall", "runtime", "settlement", "statements"],
+    ),
     ("library", &["blobs", "media", "runtime", "store"]),
     ("paywall", &["lightning", "runtime", "store"]),
     ("settlement", &["lightning", "runtime", "store"]),
@@ -71,7 +74,7 @@ const EXCEPTIONS: [(&str, &str, &str); 20] = [
     ("http", "store::Invoice", "a session's 402 shows the open invoice"),
     ("http", "store::Role", "whom a key belongs to"),
     ("http", "store::Creator", "plain data on the wire"),
-    ("http", "store::Destination", "plain data on the wire"),
+    ("http", "store::Cause", "why a payout came back, as a creator reads it"),
     ("http", "store::Payout", "plain data on the wire"),
     ("http", "store::PayoutState", "plain data on the wire"),
     ("http", "blobs::Part", "names a part of a rendition; no store behind it"),
@@ -117,7 +120,7 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("ffmpeg_next::", &["src/media/ffmpeg"]),
     ("rocksdb::", &["src/store/rocks.rs"]),
     ("object_store::", &["src/blobs.rs"]),
-    ("hls_m3u8::", &["src/hls.rs"]),
+    ("hls_m3u8::", &["src/hls"]),
     ("prometheus_client::", &["src/telemetry.rs"]),
     ("landlock::", &["src/media/worker/sandbox.rs"]),
 ];
@@ -386,18 +389,18 @@ fn a_foreign_crate_is_named_in_its_adapter_alone() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
+fn unsafe_code_is_in_one_place() {
     let mut broken = Vec::new();
     for source in sources() {
         let unsafe_code =
             ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe(", "unsafe_code)"];
-        if source.path != "src/media/ffmpeg/raw.rs"
+        if !source.path.starts_with("src/media/ffmpeg/raw")
             && unsafe_code.iter().any(|word| source.code.contains(word))
         {
             broken.push(source.path);
         }
     }
-    assert_none("unsafe code beyond src/media/ffmpeg/raw.rs", &broken);
+    assert_none("unsafe code beyond src/media/ffmpeg/raw", &broken);
 }
 
 #[test]

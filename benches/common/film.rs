@@ -74,6 +74,7 @@ pub async fn publish<E: Engine>(
         id: CreatorId::new(Uuid::from_u128(1)),
         name: "Ada".to_owned(),
         payout: None,
+        payout_from_ms: 0,
         created_ms: 0,
     };
     store.create_creator(&creator, KeyHash([1; 32])).unwrap();
@@ -88,20 +89,16 @@ pub async fn publish<E: Engine>(
         preview_seconds: 0,
         state: VideoState::Draft,
         version: Version(1),
+        next: None,
+        versions: 0,
         created_ms: 0,
+        source_sha256: None,
     };
     store.create_video(&video).unwrap();
     store.advance(id, VideoState::Uploading).unwrap();
-    let job = Job {
-        video: id,
-        version: Version(1),
-        source: String::new(),
-        attempts: 0,
-        lease: None,
-        queued_ms: 0,
-    };
+    let job = Job::new(&video, String::new(), String::new(), 0);
     store.enqueue(&job).unwrap();
-    let job = store.claim(Lease { boot: 1, until_ms: 1 }, 0).unwrap().unwrap();
+    let job = store.claim(Lease { boot: 1, until_ms: 1 }, 0).unwrap().unwrap().job;
     let ticks = (0..=u64::from(segments)).map(|n| Ticks::from_millis(n * SEGMENT_MS)).collect();
     let rendition = Rendition {
         name: RENDITION.parse().unwrap(),
@@ -119,7 +116,7 @@ pub async fn publish<E: Engine>(
     }
     let timeline = Timeline::new(ticks).unwrap();
     let media = Media { version: Version(1), timeline, renditions: vec![rendition], frames: 1 };
-    assert!(matches!(store.publish(&job, &media).unwrap(), Change::Done(_)));
+    assert!(matches!(store.publish(&job, &media, true, 0).unwrap(), Change::Done(_)));
     Film { video: id, segments }
 }
 

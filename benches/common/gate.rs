@@ -45,6 +45,8 @@ impl Gate {
             transcoder: Arc::new(Worker::new(config.media.clone())),
             clock: Arc::new(SystemClock),
             spool: dir.to_owned(),
+            disk: Arc::new(sluice::library::upload::SystemDisk),
+            wire: Arc::new(sluice::payout::outbound::Internet),
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         Self { shared, store, node, film, config, tasks }

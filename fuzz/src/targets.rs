@@ -10,6 +10,7 @@ use crate::domain::id::{
     Version, VideoId,
 };
 use crate::domain::ledger::Account;
+use crate::domain::subtitle;
 use crate::http::range::{Range, Unsatisfiable};
 use crate::paywall::token::{Bound, Keys, Receipt, SessionKind, SessionToken, parse_all};
 
@@ -134,4 +135,18 @@ pub fn ids(data: &[u8]) {
             }
         }
     }
+}
+
+/// Subtitles: what is read is plain, and written it is read as the same.
+pub fn subtitles(data: &[u8]) {
+    let Ok(cues) = subtitle::parse(data) else { return };
+    assert!(!cues.is_empty() && cues.len() <= subtitle::CUES_MAX);
+    for cue in &cues {
+        assert!(cue.start() < cue.end());
+        assert!(cue.text().lines().all(|line| !line.trim().is_empty()));
+    }
+    let written = subtitle::vtt(None, &cues);
+    assert_eq!(written.matches("-->").count(), cues.len());
+    let read = subtitle::parse(written.as_bytes());
+    assert_eq!(read.as_ref(), Ok(&cues), "{written}");
 }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use clap::Args;
-use reqwest::{Method, RequestBuilder, Response};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -70,21 +70,81 @@ impl Client {
         Ok(self.send(self.request(Method::POST, path).json(body)).await?.json().await?)
     }
 
+    pub(super) async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> anyhow::Result<T> {
+        Ok(self.send(self.request(Method::PATCH, path).json(body)).await?.json().await?)
+    }
+
     /// Sends, and turns a problem document into its sentence.
     pub(super) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Response> {
+        self.attempt(request).await.map_err(|failure| self.explain(failure))
+    }
+
+    /// Sends once; what went wrong tells whether another attempt may help.
+    pub(super) async fn attempt(&self, request: RequestBuilder) -> Result<Response, Failure> {
         let answer = match request.send().await {
             Ok(answer) => answer,
-            Err(error) if error.is_connect() => {
-                bail!("no server answers at {}: is `sluice serve` running there?", self.base)
-            }
-            Err(error) => return Err(error.without_url().into()),
+            Err(error) if error.is_connect() => return Err(Failure::Unreachable),
+            Err(error) => return Err(Failure::Broken(error.without_url())),
         };
-        if answer.status().is_success() {
+        let status = answer.status();
+        if status.is_success() {
             return Ok(answer);
         }
-        let status = answer.status();
+        let after = answer.headers().get(header::RETRY_AFTER).and_then(|after| after.to_str().ok());
+        let retry_after = after.and_then(|after| after.parse().ok()).map(Duration::from_secs);
         let problem: Value = answer.json().await.unwrap_or_default();
-        let detail = problem.get("detail").and_then(Value::as_str).unwrap_or("no reason was given");
-        bail!("{} ({})", detail, status.as_u16())
+        let text = |key| problem.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Err(Failure::Refused { status, code: text("code"), detail: text("detail"), retry_after })
+    }
+
+    /// A failure as a line that says what to do.
+    pub(super) fn explain(&self, failure: Failure) -> anyhow::Error {
+        match failure {
+            Failure::Unreachable => {
+                anyhow!("no server answers at {}: is `sluice serve` running there?", self.base)
+            }
+            Failure::Broken(error) => error.into(),
+            Failure::Early => anyhow!("the server ended the request before it had everything"),
+            Failure::Local(error) => error,
+            Failure::Refused { status, detail, .. } if detail.is_empty() => {
+                // A HEAD has no body that could say more.
+                match status {
+                    StatusCode::UNAUTHORIZED => anyhow!("the server does not know this key (401)"),
+                    _ => anyhow!("the server answers {status} and gives no reason"),
+                }
+            }
+            Failure::Refused { status, detail, .. } => anyhow!("{detail} ({})", status.as_u16()),
+        }
+    }
+}
+
+/// Why a request came to nothing.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection.
+    Unreachable,
+    /// It broke.
+    Broken(reqwest::Error),
+    /// It ended before all was sent, or without what an answer must say.
+    Early,
+    /// Something on this machine.
+    Local(anyhow::Error),
+    /// The server's word.
+    Refused { status: StatusCode, code: String, detail: String, retry_after: Option<Duration> },
+}
+
+impl Failure {
+    /// In a word or two.
+    pub(super) fn short(&self) -> String {
+        match self {
+            Self::Unreachable => "no server answers".to_owned(),
+            Self::Broken(_) | Self::Early => "the connection broke".to_owned(),
+            Self::Local(error) => error.to_string(),
+            Self::Refused { status, .. } => format!("the server answers {}", status.as_u16()),
+        }
     }
 }

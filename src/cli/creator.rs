@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::client::Connection;
 use super::output;
-use crate::domain::id::NodeId;
+use crate::domain::destination::{Destination, DestinationError};
+use crate::domain::id::{CreatorId, NodeId};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -25,8 +26,20 @@ enum Command {
         /// The name that viewers see.
         name: String,
         /// The creator's Lightning node, which is paid by keysend.
-        #[arg(long, value_parser = node_id)]
+        #[arg(long, value_parser = node_id, conflicts_with = "payout")]
         payout_node: Option<NodeId>,
+        /// Where the creator is paid: a Lightning address, an LNURL-pay code, or a node id.
+        #[arg(long, value_parser = destination)]
+        payout: Option<Destination>,
+    },
+    /// Say where to be paid (a creator's key): a Lightning address, an LNURL-pay code, or a node id.
+    Destination {
+        /// Such as `ada@wallet.example`, `lnurl1...`, `lnurlp://...` or 66 hexadecimal digits.
+        #[arg(value_parser = destination)]
+        destination: Destination,
+        /// Of this creator, with the operator's key: then it does not wait.
+        #[arg(long)]
+        creator: Option<CreatorId>,
     },
     /// What was earned and paid out (a creator's key).
     Earnings,
@@ -36,10 +49,20 @@ fn node_id(text: &str) -> Result<NodeId, String> {
     text.parse().map_err(|_| "a node id has 66 hexadecimal digits".to_owned())
 }
 
+fn destination(text: &str) -> Result<Destination, String> {
+    text.parse().map_err(|error: DestinationError| error.to_string())
+}
+
 #[derive(Deserialize)]
 struct Added {
     id: String,
     key: String,
+}
+
+#[derive(Deserialize)]
+struct Changed {
+    id: String,
+    payout_from_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -54,13 +77,24 @@ struct Earnings {
 pub(super) async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let client = arguments.connection.client()?;
     match &arguments.command {
-        Command::Add { name, payout_node } => {
-            let payout = payout_node.map(|node| json!({ "kind": "keysend", "destination": node }));
+        Command::Add { name, payout_node, payout } => {
+            let payout = payout.clone().or(payout_node.map(Destination::Keysend));
             let body = json!({ "name": name, "payout": payout });
             let added: Added = client.post("/api/v1/creators", &body).await?;
             output::line(&format!("creator  {}", added.id));
             output::line(&format!("key      {}", added.key));
             output::note("The key is shown this once: give it to the creator.");
+        }
+        Command::Destination { destination, creator } => {
+            let whose = creator.map_or_else(|| "me".to_owned(), |creator| creator.to_string());
+            let body = json!({ "payout": destination });
+            let changed: Changed =
+                client.patch(&format!("/api/v1/creators/{whose}"), &body).await?;
+            output::line(&format!("creator  {}", changed.id));
+            output::note(match changed.payout_from_ms {
+                0 => "Payouts go there from now on.",
+                _ => "Payouts go there once the wait for a changed destination is over.",
+            });
         }
         Command::Earnings => {
             let earnings: Earnings = client.get("/api/v1/earnings").await?;

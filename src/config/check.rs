@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::{Config, Error, Log};
+use crate::lightning::Network;
 use crate::payout::AMOUNT_MIN;
 use crate::paywall::limits::LATE_SECONDS;
 use crate::{http, library, media, payout, paywall, telemetry};
@@ -38,8 +39,9 @@ impl Config {
         check_log(&self.log)
             .and_then(|()| check_http(&self.http))
             .and_then(|()| check_payment(&self.payment))
-            .and_then(|()| check_payout(&self.payout))
+            .and_then(|()| check_payout(&self.payout, self.lightning.network))
             .and_then(|()| check_library(&self.library))
+            .and_then(|()| check_uploads(&self.uploads))
             .and_then(|()| check_media(&self.media))
             .map_err(Error)
     }
@@ -121,7 +123,13 @@ fn check_payment(payment: &paywall::Options) -> Result<(), String> {
     at_least("payment.session_seconds", session_seconds, 60, usual.session_seconds)
 }
 
-fn check_payout(payout: &payout::Options) -> Result<(), String> {
+fn check_payout(payout: &payout::Options, network: Network) -> Result<(), String> {
+    if payout.lnurl_allow_loopback && network == Network::Mainnet {
+        return refuse(
+            "payout.lnurl_allow_loopback lets creators call this machine's own services, without HTTPS: it is for \
+             tests alone. Take it away on mainnet",
+        );
+    }
     let usual = payout::Options::default();
     at_least("payout.interval_seconds", payout.interval_seconds, 1, usual.interval_seconds)?;
     between("payout.fee_max_ppm", payout.fee_max_ppm, 0..=999_999, usual.fee_max_ppm)?;
@@ -143,8 +151,44 @@ fn check_payout(payout: &payout::Options) -> Result<(), String> {
 fn check_library(library: &library::Options) -> Result<(), String> {
     let usual = library::Options::default();
     at_least("library.source_bytes_max", library.source_bytes_max, 1, usual.source_bytes_max)?;
-    at_least("library.attempts_max", library.attempts_max, 1, usual.attempts_max)
+    at_least("library.attempts_max", library.attempts_max, 1, usual.attempts_max)?;
+    at_least("library.chunk_seconds", library.chunk_seconds, 10, usual.chunk_seconds)
 }
+
+fn check_uploads(uploads: &library::upload::Options) -> Result<(), String> {
+    let usual = library::upload::Options::default();
+    let (expire, usual_expire) = (uploads.expire_seconds, usual.expire_seconds);
+    // A night without a network is no reason to begin anew.
+    at_least("uploads.expire_seconds", expire, 60, usual_expire)?;
+    at_least(
+        "uploads.spool_bytes_per_creator_max",
+        uploads.spool_bytes_per_creator_max,
+        1,
+        usual.spool_bytes_per_creator_max,
+    )?;
+    for (key, value, usual) in [
+        (
+            "unfinished_per_creator_max",
+            uploads.unfinished_per_creator_max,
+            usual.unfinished_per_creator_max,
+        ),
+        ("at_once_per_creator_max", uploads.at_once_per_creator_max, usual.at_once_per_creator_max),
+    ] {
+        at_least(&format!("uploads.{key}"), value, 1, usual)?;
+    }
+    // Each has a thread of its own, of which there are 512.
+    between("uploads.at_once_max", uploads.at_once_max, 1..=256, usual.at_once_max)?;
+    let rate = uploads.bytes_per_second_per_creator_max;
+    if rate != 0 && rate < 1_024 {
+        return refuse(
+            "uploads.bytes_per_second_per_creator_max must be 0 (no limit) or 1024 at least (default 0)",
+        );
+    }
+    Ok(())
+}
+
+/// A plan of more segments would not fit into a worker's task.
+const SEGMENTS_MAX: u32 = 400_000;
 
 fn check_media(media: &media::Options) -> Result<(), String> {
     let usual = media::Options::default();
@@ -173,9 +217,12 @@ fn check_media(media: &media::Options) -> Result<(), String> {
     let (duration, usual_duration) = (media.duration_max_seconds, usual.duration_max_seconds);
     at_least("media.duration_max_seconds", duration, 1, usual_duration)?;
     at_least("media.pixels_max", media.pixels_max, 1, usual.pixels_max)?;
+    at_least("media.output_max_bytes", media.output_max_bytes, 1 << 20, usual.output_max_bytes)?;
+    between("media.segments_max", media.segments_max, 1..=SEGMENTS_MAX, usual.segments_max)?;
     let (memory, usual_memory) = (media.memory_max_bytes, usual.memory_max_bytes);
     at_least("media.memory_max_bytes", memory, WORKER_BYTES_MIN, usual_memory)?;
-    at_least("media.cpu_max_seconds", media.cpu_max_seconds, 1, usual.cpu_max_seconds)
+    at_least("media.cpu_max_seconds", media.cpu_max_seconds, 1, usual.cpu_max_seconds)?;
+    at_least("media.piece_max_seconds", media.piece_max_seconds, 60, usual.piece_max_seconds)
 }
 
 fn at_least<T: PartialOrd + Display>(
@@ -221,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_value_out_of_bounds_is_named_with_the_mend() {
-        let wrong: [(&str, Change); 42] = [
+        let wrong: [(&str, Change); 53] = [
             ("log.filter", |c| c.log.filter = "sluice=loud".into()),
             ("http.listen", |c| c.http.listen = ([0, 0, 0, 0], 80).into()),
             ("http.connections_max", |c| c.http.connections_max = 0),
@@ -252,7 +299,20 @@ mod tests {
             ("payout.fee_max_floor_msat", |c| c.payout.fee_max_floor_msat = u64::MAX),
             ("library.source_bytes_max", |c| c.library.source_bytes_max = 0),
             ("library.attempts_max", |c| c.library.attempts_max = 0),
+            ("library.chunk_seconds", |c| c.library.chunk_seconds = 9),
+            ("uploads.expire_seconds", |c| c.uploads.expire_seconds = 59),
+            ("uploads.spool_bytes_per_creator_max", |c| c.uploads.spool_bytes_per_creator_max = 0),
+            ("uploads.unfinished_per_creator_max", |c| c.uploads.unfinished_per_creator_max = 0),
+            ("uploads.at_once_per_creator_max", |c| c.uploads.at_once_per_creator_max = 0),
+            ("uploads.at_once_max", |c| c.uploads.at_once_max = 0),
+            ("uploads.at_once_max", |c| c.uploads.at_once_max = 257),
+            ("uploads.bytes_per_second_per_creator_max", |c| {
+                c.uploads.bytes_per_second_per_creator_max = 1_023;
+            }),
             ("media.segment_ms", |c| c.media.segment_ms = 999),
+            ("media.output_max_bytes", |c| c.media.output_max_bytes = 0),
+            ("media.segments_max", |c| c.media.segments_max = 0),
+            ("media.piece_max_seconds", |c| c.media.piece_max_seconds = 59),
             ("media.ladder", |c| c.media.ladder.clear()),
             ("media.ladder", |c| c.media.ladder = vec![15]),
             ("media.ladder", |c| c.media.ladder = vec![4_321]),

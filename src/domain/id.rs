@@ -113,6 +113,9 @@ uuid_id!(
 uuid_id!(
     /// A payout; also the root of its keysend preimage, so that it can be found again after a crash.
     PayoutId, "payout id");
+uuid_id!(
+    /// A source on its way: what a tus client resumes. No secret: the key opens it.
+    UploadId, "upload id");
 
 macro_rules! bytes_id {
     ($(#[$doc:meta])* $name:ident, $len:literal, $what:literal) => {
@@ -186,6 +189,11 @@ bytes_id!(
     /// SHA-256 of a preimage (BOLT 11 field `p`); names a payment.
     PaymentHash, 32, "payment hash");
 shown!(PaymentHash);
+
+bytes_id!(
+    /// SHA-256 of a source, as its creator sent it.
+    SourceHash, 32, "source hash");
+shown!(SourceHash);
 
 bytes_id!(
     /// What proves a payment. It has no `Debug`, so that it is never logged.

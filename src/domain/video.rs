@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::amount::{AmountError, Granularity, Msat, Price};
-use super::id::{CreatorId, RenditionName, SegmentNumber, Version, VideoId};
+use super::id::{CreatorId, RenditionName, SegmentNumber, SourceHash, Version, VideoId};
 
 /// The time base of segment boundaries: MPEG's 90 kHz clock.
 pub const TICKS_PER_SECOND: u64 = 90_000;
@@ -202,10 +202,79 @@ pub struct Video {
     pub preview_seconds: u32,
     /// Where it stands.
     pub state: VideoState,
-    /// The version that is being made or is served.
+    /// The version that is served, or the first one, which is being made.
     pub version: Version,
+    /// The version that shall take its place, while it is being made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
+    /// The highest number that was ever given to a version of it: none is given twice.
+    #[serde(default)]
+    pub versions: u32,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
+    /// SHA-256 of the last source that arrived whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_sha256: Option<SourceHash>,
+}
+
+/// A version in the making of a title that is already served in another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// Which.
+    pub version: Version,
+    /// Where it stands: anything but `Draft` and `Ready`.
+    pub state: VideoState,
+}
+
+impl Video {
+    /// The version that a source is made into.
+    pub fn making(&self) -> Version {
+        self.next.as_ref().map_or(self.version, |next| next.version)
+    }
+
+    /// Where that version stands.
+    pub fn making_state(&self) -> &VideoState {
+        self.next.as_ref().map_or(&self.state, |next| &next.state)
+    }
+
+    /// Moves the version that is being made on; a source for a title that is served begins its next version, and what becomes ready takes the
+    /// place of what was.
+    ///
+    /// # Errors
+    /// The state that does not allow it.
+    pub fn move_on(&mut self, to: VideoState) -> Result<(), VideoState> {
+        // What failed may have left something behind: another source is made under another number.
+        if to == VideoState::Uploading {
+            let highest = self.versions.max(self.making().0);
+            let anew = Version(highest.saturating_add(1));
+            match (&self.state, &self.next) {
+                (VideoState::Ready, None | Some(Next { state: VideoState::Failed { .. }, .. })) => {
+                    self.versions = anew.0;
+                    self.next = Some(Next { version: anew, state: to });
+                    return Ok(());
+                }
+                (VideoState::Failed { .. }, None) => {
+                    self.versions = anew.0;
+                    self.version = anew;
+                }
+                _ => {}
+            }
+        }
+        if !self.making_state().allows(&to) {
+            return Err(self.making_state().clone());
+        }
+        match (self.next.as_mut(), to) {
+            (None, to) => self.state = to,
+            // Nothing is left of it.
+            (Some(_), VideoState::Draft) => self.next = None,
+            (Some(next), VideoState::Ready) => {
+                self.version = next.version;
+                self.next = None;
+            }
+            (Some(next), to) => next.state = to,
+        }
+        Ok(())
+    }
 }
 
 /// What a segment costs, or that it costs nothing.
@@ -294,6 +363,58 @@ mod tests {
         assert!(of(&[0, 1]).is_ok());
         for bad in [&[][..], &[0], &[1, 2], &[0, 2, 2], &[0, 3, 2]] {
             assert_eq!(of(bad), Err(TimelineError));
+        }
+    }
+
+    fn video(state: VideoState) -> Video {
+        Video {
+            id: VideoId::new(uuid::Uuid::from_u128(1)),
+            creator: CreatorId::new(uuid::Uuid::from_u128(2)),
+            title: "Film".to_owned(),
+            description: String::new(),
+            price: Price::FREE,
+            preview_seconds: 0,
+            state,
+            version: Version(1),
+            next: None,
+            versions: 0,
+            created_ms: 0,
+            source_sha256: None,
+        }
+    }
+
+    #[test]
+    fn a_new_source_for_a_title_that_is_served_becomes_its_next_version() {
+        use VideoState::{Draft, Failed, Queued, Ready, Transcoding, Uploading};
+        let mut video = video(Ready);
+        assert_eq!(video.move_on(Queued), Err(Ready));
+        let failed = Failed { reason: "why".to_owned() };
+        for to in [Uploading, Queued, Transcoding, failed.clone(), Uploading, Draft] {
+            video.move_on(to).unwrap();
+            assert_eq!((&video.state, video.version), (&Ready, Version(1)), "it is served on");
+        }
+        assert_eq!(video.next, None, "given up");
+        for to in [Uploading, Queued, Transcoding] {
+            video.move_on(to.clone()).unwrap();
+            assert_eq!((video.making_state(), video.making()), (&to, Version(4)), "never twice");
+        }
+        assert_eq!(video.move_on(Uploading), Err(Transcoding));
+        video.move_on(Ready).unwrap();
+        assert_eq!((video.state, video.version, video.next), (Ready, Version(4), None));
+    }
+
+    #[test]
+    fn a_source_after_one_that_failed_is_made_under_another_number() {
+        use VideoState::{Failed, Queued, Ready, Uploading};
+        for mut video in [video(VideoState::Draft), video(Ready)] {
+            let mut seen = Vec::new();
+            for _ in 0..3 {
+                video.move_on(Uploading).unwrap();
+                video.move_on(Queued).unwrap();
+                seen.push(video.making());
+                video.move_on(Failed { reason: "why".to_owned() }).unwrap();
+            }
+            assert!(seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
         }
     }
 

@@ -14,7 +14,7 @@ use crate::paywall::Challenge;
 use crate::paywall::egress::UsedUp;
 use crate::runtime::slots::Full;
 use crate::store::Invoice;
-use crate::{library, lightning, paywall, store};
+use crate::{library, lightning, payout, paywall, store};
 
 /// A problem document and its status.
 #[derive(Debug)]
@@ -97,6 +97,18 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail).retry(Duration::from_secs(5))
     }
 
+    /// 412: a client that speaks no tus 1.0.0.
+    pub fn tus_version() -> Self {
+        let detail = "Uploads are resumed by tus 1.0.0: send `Tus-Resumable: 1.0.0`.";
+        Self::new(StatusCode::PRECONDITION_FAILED, "tus_version", detail)
+    }
+
+    /// 415: bytes that are called something else.
+    pub fn tus_type() -> Self {
+        let detail = "Send an upload's bytes as `Content-Type: application/offset+octet-stream`.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "wrong_type", detail)
+    }
+
     /// 408: a document did not come in time.
     pub fn too_slow() -> Self {
         let detail = "The document took too long to arrive. Send it again.";
@@ -115,6 +127,17 @@ impl Problem {
                       for a refund and show this credential.";
         let mut problem = Self::new(StatusCode::GONE, "gone", detail);
         problem.more = object(json!({ "credit_msat": credit }));
+        problem
+    }
+
+    /// 410 for more of a version that another one took the place of.
+    pub fn replaced(playlist: &str) -> Self {
+        let detail = format!(
+            "The title has a newer version, and no more of this one is sold: go on at {playlist}. \
+             What you paid of this one is served with its credential."
+        );
+        let mut problem = Self::new(StatusCode::GONE, "gone", detail);
+        problem.more = object(json!({ "playlist": playlist }));
         problem
     }
 
@@ -183,6 +206,19 @@ impl Problem {
         let detail = "The server failed. Nothing was charged; try again, and tell the operator.";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
+}
+
+/// An error as a sentence.
+fn sentence(error: &library::Error) -> String {
+    let text = error.to_string();
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
+/// 460, which tus 1.0.0 has for itself (extension "checksum").
+fn checksum_mismatch() -> StatusCode {
+    StatusCode::from_u16(460).unwrap_or(StatusCode::BAD_REQUEST)
 }
 
 fn object(value: Value) -> Map<String, Value> {
@@ -270,13 +306,37 @@ impl From<library::Error> for Problem {
             Error::Broken { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "broken_upload", error.to_string())
             }
+            Error::Offset { at } => {
+                let mut problem = Self::new(StatusCode::CONFLICT, "wrong_offset", sentence(&error));
+                problem.more = object(json!({ "offset": at }));
+                problem
+            }
+            Error::Excess { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "beyond_length", sentence(&error))
+            }
+            Error::Locked => Self::new(StatusCode::LOCKED, "locked", sentence(&error))
+                .retry(Duration::from_secs(3)),
+            Error::Checksum => Self::new(checksum_mismatch(), "checksum", sentence(&error)),
+            Error::Quota { retry_after, .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "quota", sentence(&error))
+                    .retry(retry_after)
+            }
+            Error::SpoolQuota { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "spool_quota", sentence(&error))
+            }
+            Error::Crowded => Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", sentence(&error))
+                .retry(Duration::from_secs(5)),
+            Error::StorageFull => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", sentence(&error))
+                    .retry(Duration::from_secs(60))
+            }
             Error::Amount(error) => error.into(),
             Error::Store(error) => error.into(),
             Error::Io { .. } | Error::Blobs(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::storage()
             }
-            Error::Hls(_) => Self::internal(&error),
+            Error::Hls(_) | Error::Media(_) => Self::internal(&error),
         }
     }
 }
@@ -296,6 +356,34 @@ impl From<lightning::Error> for Problem {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "node", detail)
                     .retry(Duration::from_secs(5))
             }
+        }
+    }
+}
+
+impl From<payout::Error> for Problem {
+    fn from(error: payout::Error) -> Self {
+        use payout::Error;
+        let conflict = |code, detail: &str| Self::new(StatusCode::CONFLICT, code, detail);
+        match error {
+            Error::NoDestination => {
+                let detail =
+                    "There is no destination yet: set one with `PATCH /api/v1/creators/me`.";
+                conflict("no_destination", detail)
+            }
+            Error::InFlight => {
+                let detail = "Another payout of yours is on its way. Ask again once it has ended.";
+                conflict("payout_in_flight", detail)
+            }
+            Error::Short { payable, needed } => {
+                let detail = "Less than that, and what its routing may cost, is payable.";
+                let mut problem = conflict("too_little_payable", detail);
+                problem.more = object(json!({ "payable_msat": payable, "needed_msat": needed }));
+                problem
+            }
+            Error::Invoice(cause) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, cause.code(), cause.sentence())
+            }
+            Error::Store(error) => error.into(),
         }
     }
 }

@@ -1,21 +1,25 @@
 //! Playlists, init segments and segments by L402.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::response::{IntoResponse, Redirect, Response};
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::OnceCell;
 
 use super::body::{Kept, Media};
 use super::error::{Answer, Problem, not_modified};
 use super::extract::{From, Path, credentials, named, range};
 use super::range::{Range, Unsatisfiable};
-use super::{App, Shared};
+use super::{App, Shared, extras};
 use crate::blobs::Part;
 use crate::domain::id::{RenditionName, SegmentNumber, Version, VideoId};
-use crate::domain::video::SegmentPrice;
+use crate::domain::video::{SegmentPrice, Ticks};
+use crate::library::extras::{SEGMENT_BYTES_MAX, Track};
 use crate::library::{self, Published};
 use crate::paywall::egress::{Bought, Passage};
 use crate::paywall::token::Presented;
@@ -30,20 +34,28 @@ const PRIVATE: HeaderValue = HeaderValue::from_static("private, no-transform");
 /// `GET /hls/{video}/index.m3u8`
 pub async fn multivariant(State(app): State<App>, Path(video): Path<String>) -> Answer {
     let published = app.library.published(named(&video)?, None)?;
-    let text = hls::multivariant(&published.media, &format!("{}/", published.media.version));
-    Ok(playlist(text.map_err(crate::library::Error::from)?))
+    extras::multivariant(&app, &published, &format!("{}/", published.media.version)).await
 }
 
-/// `GET /hls/{video}/{rendition}/{file}`: the same of the current version.
+/// `GET /hls/{video}/{rendition}/{file}`: the same of the current version; `GET /hls/{video}/{version}/{file}`: a file around a version.
 pub async fn current_version(
     State(app): State<App>,
-    Path((video, rendition, file)): Path<(String, String, String)>,
+    Path((video, second, file)): Path<(String, String, String)>,
+    From(client): From,
+    method: Method,
+    headers: HeaderMap,
 ) -> Answer {
     let video: VideoId = named(&video)?;
-    let rendition: RenditionName = named(&rendition)?;
-    let file = File::parse(&file)?;
+    if let (Ok(version), Some(name)) = (second.parse(), extras::Name::parse(&file)) {
+        let published = app.library.published(video, Some(version))?;
+        return extras::serve(&app, &published, name, &method, &headers, client).await;
+    }
+    if extras::Place::parse(&second, &file)?.is_none() {
+        named::<RenditionName>(&second)?;
+        File::parse(&file)?;
+    }
     let version = app.library.published(video, None)?.media.version;
-    Ok(Redirect::temporary(&format!("/hls/{video}/{version}/{rendition}/{file}")).into_response())
+    Ok(extras::redirect(video, version, &format!("{second}/{file}")))
 }
 
 /// `GET /hls/{video}/{version}/{rendition}/{file}`
@@ -56,30 +68,59 @@ pub async fn part(
 ) -> Answer {
     let begun = Instant::now();
     let (video, version): (VideoId, Version) = (named(&video)?, named(&version)?);
-    let rendition: RenditionName = named(&rendition)?;
-    let file = File::parse(&file)?;
+    let place = extras::Place::parse(&rendition, &file)?;
     let presented = credentials(&headers);
     let published = match app.library.published(video, Some(version)) {
         Err(library::Error::Missing(what)) => return Err(gone(&app, video, &presented, what)?),
         found => found?,
     };
-    let number = match file {
-        File::Playlist => return media_playlist(&published),
-        File::Init => return init(&app, &published, &rendition, &method, &headers, client).await,
-        File::Segment(number) => number,
+    let name;
+    let (number, asked, free) = match &place {
+        Some(extras::Place::Cues(language, number)) => {
+            let asked = extras::cues(&app, &published, language, *number, &headers, client).await?;
+            (*number, asked.0, asked.1)
+        }
+        Some(place) => return extras::media_playlist(&app, &published, place).await,
+        None => {
+            name = named::<RenditionName>(&rendition)?;
+            match File::parse(&file)? {
+                File::Playlist => return media_playlist(&published),
+                File::Init => {
+                    return init(&app, &published, &name, &method, &headers, client).await;
+                }
+                File::Segment(number) => {
+                    let part = Part::Segment(number);
+                    (number, Asked::of(&app, &published, &name, part, &headers, client), false)
+                }
+            }
+        }
     };
-    let offer = offer(&app, &published, number)?;
-    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers, client);
+    let mut offer = offer(&app, &published, number)?;
+    if free {
+        offer.price = None;
+    }
+    // What was paid of it is served for as long as it is there; nobody buys more of a version that another one took the place of.
+    let replaced = published.media.version != published.video.version;
     if method == Method::HEAD {
         let len = asked.len().await?;
-        let open = app.paywall.peek(&offer, &presented)?;
-        return if open { Ok(asked.head(len)) } else { Err(Problem::unpaid_head()) };
+        return if app.paywall.peek(&offer, &presented)? {
+            Ok(asked.head(len))
+        } else if replaced {
+            Err(replaced_by(&published))
+        } else {
+            Err(Problem::unpaid_head())
+        };
     }
     // What cannot be served is not charged: a challenge needs the segment to be there, a credential its bytes in hand. They are read for a
     // credential that is good, and for nothing else.
-    let owed = |amount| match app.paywall.challenge(&offer, amount, client) {
-        Ok(challenge) => Problem::challenge(&challenge),
-        Err(error) => error.into(),
+    let owed = |amount| {
+        if replaced {
+            return replaced_by(&published);
+        }
+        match app.paywall.challenge(&offer, amount, client) {
+            Ok(challenge) => Problem::challenge(&challenge),
+            Err(error) => error.into(),
+        }
     };
     let opening = match offer.price {
         None => None,
@@ -116,6 +157,11 @@ fn gone(
 ) -> Result<Problem, Problem> {
     let credit = app.paywall.left_over(video, presented)?;
     Ok(credit.map_or_else(|| Problem::missing(what), |credit| Problem::gone(credit.get())))
+}
+
+/// What is answered instead of a price for a version that another one took the place of.
+fn replaced_by(published: &Published) -> Problem {
+    Problem::replaced(&format!("/hls/{}/index.m3u8", published.video.id))
 }
 
 /// What a segment costs now.
@@ -165,12 +211,24 @@ pub fn playlist(text: String) -> Response {
 pub struct Asked<'a> {
     app: &'a Shared,
     published: &'a Published,
-    rendition: &'a RenditionName,
-    part: Part,
+    what: What<'a>,
+    /// Whose payment opens it; nothing where it is free.
+    segment: Option<SegmentNumber>,
+    kind: HeaderValue,
     headers: &'a HeaderMap,
     client: Client,
-    /// Strong: a version's bytes never change (RFC 9110, section 8.8.3).
+    /// Strong: a version's bytes never change, and of what is made anew the tag is made of the bytes (RFC 9110, section 8.8.3).
     tag: HeaderValue,
+}
+
+/// Where bytes come from.
+enum What<'a> {
+    /// They are kept.
+    Kept(&'a RenditionName, Part),
+    /// They are at hand.
+    Made(Bytes),
+    /// Cues of a track within a span; they are made once somebody may have them. With their tag.
+    Cues((Track, (Ticks, Ticks)), OnceCell<(Bytes, HeaderValue)>),
 }
 
 impl<'a> Asked<'a> {
@@ -189,21 +247,107 @@ impl<'a> Asked<'a> {
         };
         let tag = format!("\"{}-{rendition}-{name}\"", published.media.version);
         let tag = HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""));
-        Self { app, published, rendition, part, headers, client, tag }
+        let segment = match part {
+            Part::Segment(number) => Some(number),
+            Part::Init => None,
+        };
+        let what = What::Kept(rendition, part);
+        Self { app, published, what, segment, kind: MP4, headers, client, tag }
     }
 
-    /// Its length.
+    /// Of bytes that are at hand and free.
+    pub fn made(
+        app: &'a Shared,
+        published: &'a Published,
+        bytes: Bytes,
+        kind: HeaderValue,
+        headers: &'a HeaderMap,
+        client: Client,
+    ) -> Self {
+        let tag = tag_of(&bytes);
+        let what = What::Made(bytes);
+        Self { app, published, what, segment: None, kind, headers, client, tag }
+    }
+
+    /// Of cues of a track within a span.
+    pub fn cues(
+        app: &'a Shared,
+        published: &'a Published,
+        of: (Track, (Ticks, Ticks)),
+        kind: HeaderValue,
+        headers: &'a HeaderMap,
+        client: Client,
+    ) -> Self {
+        let what = What::Cues(of, OnceCell::new());
+        let tag = HeaderValue::from_static("\"\"");
+        Self { app, published, what, segment: None, kind, headers, client, tag }
+    }
+
+    /// Opened by the payment of a segment.
+    pub const fn of_segment(mut self, number: SegmentNumber) -> Self {
+        self.segment = Some(number);
+        self
+    }
+
+    /// Its length; of cues it is told with them, since nothing is made for who did not pay.
     ///
     /// # Errors
     /// 404 where it is not there.
-    pub async fn len(&self) -> Result<u64, Problem> {
-        Ok(self.app.library.part_len(self.published, self.rendition, self.part).await?)
+    pub async fn len(&self) -> Result<Option<u64>, Problem> {
+        Ok(match &self.what {
+            What::Kept(rendition, part) => {
+                Some(self.app.library.part_len(self.published, rendition, *part).await?)
+            }
+            What::Made(bytes) => Some(len(bytes)),
+            What::Cues(_, made) => made.get().map(|(bytes, _)| len(bytes)),
+        })
     }
 
     /// What `HEAD` answers: what `GET` would, without the body.
-    pub fn head(&self, len: u64) -> Response {
-        let length = [(header::CONTENT_LENGTH, HeaderValue::from(len))];
-        (media_headers(&self.tag), length, Body::empty()).into_response()
+    pub fn head(&self, len: Option<u64>) -> Response {
+        let headers = self.media_headers();
+        match len {
+            Some(len) => {
+                let length = [(header::CONTENT_LENGTH, HeaderValue::from(len))];
+                (headers, length, Body::empty()).into_response()
+            }
+            // What is only known once it is made may be left out (RFC 9110, section 9.3.2).
+            None => {
+                let unknown = futures::stream::empty::<Result<Bytes, Infallible>>();
+                let mut response = (headers, Body::from_stream(unknown)).into_response();
+                response.headers_mut().remove(header::ETAG);
+                response
+            }
+        }
+    }
+
+    /// Makes what is made for who may have it.
+    async fn make(&self, paid: bool) -> Result<(), Problem> {
+        let What::Cues((track, span), made) = &self.what else { return Ok(()) };
+        let make = || async {
+            // The room first; the answer's own is taken once its length is known.
+            let _memory = self.memory(SEGMENT_BYTES_MAX as u64, paid).await?;
+            let library = &self.app.library;
+            let bytes = library.subtitle_segment(self.published, track, *span).await?;
+            let tag = tag_of(&bytes);
+            Ok::<_, Problem>((bytes, tag))
+        };
+        made.get_or_try_init(make).await.map(|_| ())
+    }
+
+    async fn memory(&self, bytes: u64, paid: bool) -> Result<Kept, Problem> {
+        let memory = self.app.memory.take(self.client, bytes, paid).await;
+        memory.inspect_err(|_| self.app.metrics.refused("memory"))
+    }
+
+    fn tag(&self) -> &HeaderValue {
+        match &self.what {
+            What::Cues(_, made) => match made.get() {
+                Some((_, tag)) => tag,
+                None => &self.tag,
+            },
+            What::Kept(..) | What::Made(_) => &self.tag,
+        }
     }
 
     /// The bytes, in hand, before anything is charged; or an answer that needs none and charges nothing: 304 and 416.
@@ -211,10 +355,11 @@ impl<'a> Asked<'a> {
     /// # Errors
     /// 404 where they are not there, 503 where they cannot be read now.
     pub async fn ready(&self, paid: bool) -> Result<Result<Ready<'_>, Response>, Problem> {
+        self.make(paid).await?;
         if self.matches(header::IF_NONE_MATCH) == Some(true) {
-            return Ok(Err(not_modified(media_headers(&self.tag))));
+            return Ok(Err(not_modified(self.media_headers())));
         }
-        let len = self.len().await?;
+        let len = self.len().await?.unwrap_or_default();
         // A range of what it was before is no range of this (RFC 9110, section 13.1.5).
         let range = if self.matches(header::IF_RANGE) == Some(false) {
             Range::Whole { of: len }
@@ -225,24 +370,49 @@ impl<'a> Asked<'a> {
             }
         };
         // Without its init segment no paid one plays.
-        let paid = paid || self.part == Part::Init;
-        let memory = self.app.memory.take(self.client, len, paid).await;
-        let memory = memory.inspect_err(|_| self.app.metrics.refused("memory"))?;
+        let paid = paid || matches!(self.what, What::Kept(_, Part::Init));
+        let memory = self.memory(len, paid).await?;
         let library = &self.app.library;
-        let bytes = library.open(self.published, self.rendition, self.part).await?;
+        let bytes = match &self.what {
+            What::Kept(rendition, part) => library.open(self.published, rendition, *part).await?,
+            What::Made(bytes) => bytes.clone(),
+            What::Cues(_, made) => made.get().map(|(bytes, _)| bytes.clone()).unwrap_or_default(),
+        };
         Ok(Ok(Ready { asked: self, bytes, range, memory }))
+    }
+
+    fn media_headers(&self) -> [(HeaderName, HeaderValue); 5] {
+        let free = !matches!(self.what, What::Kept(..)) && self.segment.is_none();
+        [
+            (header::CONTENT_TYPE, self.kind.clone()),
+            (header::CACHE_CONTROL, if free { extras::FREE } else { PRIVATE }),
+            (header::VARY, HeaderValue::from_static("Authorization")),
+            (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+            (header::ETAG, self.tag().clone()),
+        ]
     }
 
     /// Whether a condition names what is served now; `None` where there is no such condition.
     fn matches(&self, condition: HeaderName) -> Option<bool> {
         let mut values = self.headers.get_all(condition).iter().peekable();
         values.peek()?;
-        let ours = self.tag.as_bytes();
+        let ours = self.tag().as_bytes();
         Some(values.any(|value| {
             let mut tags = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
             tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == ours)
         }))
     }
+}
+
+/// A strong tag of what is made anew for each request.
+fn tag_of(bytes: &[u8]) -> HeaderValue {
+    let digest = hex::encode(Sha256::digest(bytes));
+    let tag = format!("\"{}\"", digest.get(..32).unwrap_or_default());
+    HeaderValue::try_from(tag).unwrap_or(HeaderValue::from_static("\"\""))
+}
+
+fn len(bytes: &[u8]) -> u64 {
+    u64::try_from(bytes.len()).unwrap_or(u64::MAX)
 }
 
 /// Bytes in hand, and the range of them that is asked for.
@@ -267,7 +437,7 @@ impl Ready<'_> {
 
     /// The answer.
     pub fn media(self, passage: Option<Passage>) -> Response {
-        let headers = media_headers(&self.asked.tag);
+        let headers = self.asked.media_headers();
         let metrics = self.asked.app.metrics.clone();
         let body = |bytes| Media::new(bytes, metrics, passage, self.memory).into_body();
         match self.range {
@@ -291,23 +461,10 @@ impl Ready<'_> {
 
 /// What the segment has in its largest rendition at most: the bit rate that the playlist names is the highest of any segment.
 fn largest(media: &domain::video::Media, ready: &Ready<'_>) -> u64 {
-    let span = match ready.asked.part {
-        Part::Segment(number) => media.timeline.span(number),
-        Part::Init => None,
-    };
+    let span = ready.asked.segment.and_then(|number| media.timeline.span(number));
     let ms = span.map_or(0, |(start, end)| end.since(start).millis());
     let bits = media.renditions.iter().map(|of| of.bandwidth).max().unwrap_or_default();
     bits.saturating_mul(ms).div_ceil(8_000)
-}
-
-fn media_headers(tag: &HeaderValue) -> [(HeaderName, HeaderValue); 5] {
-    [
-        (header::CONTENT_TYPE, MP4),
-        (header::CACHE_CONTROL, PRIVATE),
-        (header::VARY, HeaderValue::from_static("Authorization")),
-        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
-        (header::ETAG, tag.clone()),
-    ]
 }
 
 /// The last element of a path.

@@ -12,14 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
 use super::extract::{Document, From, Path, Query, named};
-use super::play::{Asked, File, init, media_playlist, playlist};
-use super::{App, Shared, event_stream};
+use super::play::{Asked, File, init, media_playlist};
+use super::{App, Shared, event_stream, extras};
 use crate::blobs::Part;
 use crate::domain::amount::Msat;
 use crate::domain::id::{
     NodeId, PaymentHash, Preimage, RenditionName, SegmentNumber, SessionId, VideoId,
 };
-use crate::hls;
 use crate::library::{self, Published};
 use crate::paywall::egress::Bought;
 use crate::paywall::session::{Event, Followed, Follower, Numbered, Play, Stage, Status, Wish};
@@ -81,9 +80,7 @@ pub async fn create(
 
 /// `GET /s/{play}/index.m3u8`
 pub async fn multivariant(State(app): State<App>, Path(play): Path<String>) -> Answer {
-    let (_, published) = opened(&app, SessionKind::Play, &play)?;
-    let text = hls::multivariant(&published.media, "");
-    Ok(playlist(text.map_err(crate::library::Error::from)?))
+    extras::multivariant(&app, &watched(&app, &play)?, "").await
 }
 
 /// `GET /s/{play}/{rendition}/{file}`
@@ -96,18 +93,39 @@ pub async fn part(
 ) -> Answer {
     let begun = Instant::now();
     let (session, published) = opened(&app, SessionKind::Play, &play)?;
-    let rendition: RenditionName = named(&rendition)?;
-    let number = match File::parse(&file)? {
-        File::Playlist => return media_playlist(&published),
-        File::Init => return init(&app, &published, &rendition, &method, &headers, client).await,
-        File::Segment(number) => number,
+    let name;
+    let (number, asked, free) = match &extras::Place::parse(&rendition, &file)? {
+        Some(extras::Place::Cues(language, number)) => {
+            let asked = extras::cues(&app, &published, language, *number, &headers, client).await?;
+            (*number, asked.0, asked.1)
+        }
+        Some(place) => return extras::media_playlist(&app, &published, place).await,
+        None => {
+            name = named::<RenditionName>(&rendition)?;
+            match File::parse(&file)? {
+                File::Playlist => return media_playlist(&published),
+                File::Init => {
+                    return init(&app, &published, &name, &method, &headers, client).await;
+                }
+                File::Segment(number) => {
+                    let part = Part::Segment(number);
+                    (number, Asked::of(&app, &published, &name, part, &headers, client), false)
+                }
+            }
+        }
     };
-    let asked = Asked::of(&app, &published, &rendition, Part::Segment(number), &headers, client);
     // What is not there is not invoiced.
     let len = asked.len().await?;
     if method == Method::HEAD {
         // A session's segment is charged and held on GET alone.
         return Ok(asked.head(len));
+    }
+    if free {
+        // Nobody waits for it, and the playhead is where the film is.
+        return Ok(match asked.ready(false).await? {
+            Ok(ready) => ready.media(None),
+            Err(answer) => answer,
+        });
     }
     loop {
         let play = app.sessions.wait(&session, stage(&published), number, client).await?;
@@ -307,6 +325,11 @@ fn sse(numbered: &Numbered) -> Sse {
 
 fn stage(published: &Published) -> Stage<'_> {
     Stage { media: &published.media, split: published.split }
+}
+
+/// The version that a play key's session is pinned to.
+pub fn watched(app: &Shared, play: &str) -> Result<Published, Problem> {
+    Ok(opened(app, SessionKind::Play, play)?.1)
 }
 
 /// The session of a key, and the version that it is pinned to; 410 where that was removed and credit is left.

@@ -1,23 +1,21 @@
 //! Titles and their sources.
 
-use std::io;
-use std::time::Duration;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event as Sse;
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt as _, stream};
+use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Answer, Problem};
 use super::extract::{Caller, Document, Path, Query, named};
-use super::{App, Shared, event_stream};
-use crate::domain::id::{CreatorId, Version, VideoId};
+use super::extras::{Links, links};
+use super::{App, Shared, event_stream, uploads};
+use crate::domain::id::{CreatorId, SourceHash, Version, VideoId};
 use crate::domain::video::{Video, VideoState};
-use crate::library::{EditVideo, NewVideo, PAGE_MAX};
+use crate::library::{self, EditVideo, NewVideo, PAGE_MAX};
 
 /// A title on the wire.
 #[derive(Serialize)]
@@ -32,11 +30,28 @@ pub struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     version: Version,
+    /// The version that is being made to take its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<InTheMaking>,
     #[serde(skip_serializing_if = "Option::is_none")]
     duration_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     segments: Option<u32>,
     created_ms: u64,
+    /// SHA-256 of the last source that arrived whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source_sha256: Option<SourceHash>,
+    /// What lies around a published film; not in lists.
+    #[serde(flatten)]
+    around: Option<Links>,
+}
+
+#[derive(Serialize)]
+struct InTheMaking {
+    version: Version,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -45,7 +60,8 @@ struct Author {
     name: String,
 }
 
-fn shown(app: &Shared, video: Video) -> Result<Shown, Problem> {
+/// A title as its owner sees it, or anybody.
+fn shown(app: &Shared, video: Video, owner: bool) -> Result<Shown, Problem> {
     let name = app.library.creator(video.creator).map(|creator| creator.name).unwrap_or_default();
     let ready = video.state == VideoState::Ready;
     let media = if ready { app.library.published(video.id, None).ok() } else { None };
@@ -53,10 +69,12 @@ fn shown(app: &Shared, video: Video) -> Result<Shown, Problem> {
         id: video.id,
         creator: Author { id: video.creator, name },
         state: video.state.word(),
-        reason: match video.state {
-            VideoState::Failed { reason } => Some(reason),
-            _ => None,
-        },
+        reason: reason(&video.state),
+        next: video.next.filter(|_| owner).map(|next| InTheMaking {
+            version: next.version,
+            state: next.state.word(),
+            reason: reason(&next.state),
+        }),
         title: video.title,
         description: video.description,
         msat_per_second: video.price.get(),
@@ -65,7 +83,27 @@ fn shown(app: &Shared, video: Video) -> Result<Shown, Problem> {
         duration_ms: media.as_ref().map(|of| of.media.timeline.duration().millis()),
         segments: media.as_ref().map(|of| of.media.timeline.segments()),
         created_ms: video.created_ms,
+        source_sha256: video.source_sha256,
+        around: None,
     })
+}
+
+/// The same with what lies around it.
+async fn shown_whole(app: &Shared, video: Video, owner: bool) -> Answer<Json<Shown>> {
+    let ready = video.state == VideoState::Ready;
+    let published = if ready { app.library.published(video.id, None).ok() } else { None };
+    let mut shown = shown(app, video, owner)?;
+    if let Some(published) = published {
+        shown.around = Some(links(app, &published).await?);
+    }
+    Ok(Json(shown))
+}
+
+fn reason(state: &VideoState) -> Option<String> {
+    match state {
+        VideoState::Failed { reason } => Some(reason.clone()),
+        _ => None,
+    }
 }
 
 /// `POST /api/v1/videos`
@@ -94,7 +132,7 @@ pub async fn create(
         preview_seconds: create.preview_seconds,
     };
     let video = app.library.create_video(caller.creator()?, &new)?;
-    Ok((StatusCode::CREATED, Json(shown(&app, video)?)).into_response())
+    Ok((StatusCode::CREATED, Json(shown(&app, video, true)?)).into_response())
 }
 
 /// `GET /api/v1/videos/{id}`: anyone may see a published title.
@@ -104,7 +142,8 @@ pub async fn show(
     Path(id): Path<String>,
 ) -> Answer<Json<Shown>> {
     let video = app.library.video(named(&id)?, caller.0)?;
-    Ok(Json(shown(&app, video)?))
+    let owner = library::owns(caller.0, &video);
+    shown_whole(&app, video, owner).await
 }
 
 /// `GET /api/v1/videos?cursor=`
@@ -126,7 +165,8 @@ pub async fn list(State(app): State<App>, caller: Caller, Query(page): Query<Pag
     let limit = page.limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
     let videos = app.library.videos(caller.known()?, page.cursor, limit)?;
     let cursor = if videos.len() == limit { videos.last().map(|video| video.id) } else { None };
-    let videos = videos.into_iter().map(|video| shown(&app, video)).collect::<Result<_, _>>()?;
+    let videos =
+        videos.into_iter().map(|video| shown(&app, video, true)).collect::<Result<_, _>>()?;
     Ok(Json(Listed { videos, cursor }).into_response())
 }
 
@@ -138,6 +178,7 @@ pub struct Edit {
     description: Option<String>,
     msat_per_second: Option<u64>,
     preview_seconds: Option<u32>,
+    subtitles_free: Option<bool>,
 }
 
 /// Changes a title.
@@ -147,14 +188,19 @@ pub async fn edit(
     Path(id): Path<String>,
     Document(edit): Document<Edit>,
 ) -> Answer<Json<Shown>> {
+    let (id, role) = (named(&id)?, caller.known()?);
+    let subtitles_free = edit.subtitles_free;
     let edit = EditVideo {
         title: edit.title,
         description: edit.description,
         msat_per_second: edit.msat_per_second,
         preview_seconds: edit.preview_seconds,
     };
-    let video = app.library.edit_video(named(&id)?, caller.known()?, edit)?;
-    Ok(Json(shown(&app, video)?))
+    let video = app.library.edit_video(id, role, edit)?;
+    if let Some(free) = subtitles_free {
+        app.library.free_subtitles(id, role, free).await?;
+    }
+    shown_whole(&app, video, true).await
 }
 
 /// `DELETE /api/v1/videos/{id}`
@@ -167,7 +213,17 @@ pub async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// `PUT /api/v1/videos/{id}/source`: the file as the body.
+/// `POST /api/v1/videos/{id}/cancel`: ends what is being made of it; what is served stays.
+pub async fn cancel(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Answer<StatusCode> {
+    app.library.cancel_job(named(&id)?, caller.known()?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `PUT /api/v1/videos/{id}/source`: the file as the body, or with `Content-Range` the rest of one that broke off.
 pub async fn source(
     State(app): State<App>,
     caller: Caller,
@@ -175,22 +231,14 @@ pub async fn source(
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse().ok());
-    // A sender that pauses for long holds a title and a connection: it may begin again.
-    let pause = Duration::from_secs(app.options.stall_seconds);
-    let stream = stream::unfold(body.into_data_stream(), move |mut body| async move {
-        let piece = match tokio::time::timeout(pause, body.next()).await {
-            Ok(piece) => piece?.map_err(io::Error::other),
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        };
-        Some((piece, body))
-    });
-    let stream = Box::pin(stream);
-    let video = app.library.receive(named(&id)?, caller.known()?, announced, stream).await?;
-    Ok((StatusCode::ACCEPTED, Json(shown(&app, video)?)).into_response())
+    let id = named(&id)?;
+    match uploads::put(&app, &caller, id, &headers, body).await? {
+        Ok(()) => {
+            let video = app.library.own_video(id, caller.known()?)?;
+            Ok((StatusCode::ACCEPTED, Json(shown(&app, video, true)?)).into_response())
+        }
+        Err(more) => Ok(more),
+    }
 }
 
 /// `GET /api/v1/videos/{id}/events`: state and progress as server-sent events, from the present one on.

@@ -201,7 +201,10 @@ mod tests {
                 preview_seconds: 0,
                 state: VideoState::Ready,
                 version: Version(1),
+                next: None,
+                versions: 0,
                 created_ms: 0,
+                source_sha256: None,
             }),
             media: Arc::new(Media {
                 version: Version(1),

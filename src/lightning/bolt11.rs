@@ -2,7 +2,7 @@
 
 use std::str::FromStr as _;
 
-use lightning_invoice::{Bolt11Invoice, Currency, RouteHint};
+use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef, Currency, RouteHint};
 
 use super::{Error, Network};
 use crate::domain::amount::Msat;
@@ -26,6 +26,8 @@ pub struct Facts {
     pub expires_at: u64,
     /// What the dearest of its route hints charges for the amount.
     pub hint_fee: Msat,
+    /// The SHA-256 of its description (field `h`), where it holds no description itself.
+    pub description_hash: Option<[u8; 32]>,
 }
 
 /// Reads an invoice whole.
@@ -46,6 +48,13 @@ pub fn facts(bolt11: &str) -> Result<Facts, Error> {
     let hints = invoice.route_hints();
     let fees = hints.iter().map(|hint| hint_fee(hint, amount.unwrap_or_default()));
     let hash: &[u8; 32] = invoice.payment_hash().as_ref();
+    let description_hash = match invoice.description() {
+        Bolt11InvoiceDescriptionRef::Hash(hash) => {
+            let hash: &[u8; 32] = hash.0.as_ref();
+            Some(*hash)
+        }
+        Bolt11InvoiceDescriptionRef::Direct(_) => None,
+    };
     Ok(Facts {
         network,
         payee: NodeId::new(invoice.recover_payee_pub_key().serialize()),
@@ -53,6 +62,7 @@ pub fn facts(bolt11: &str) -> Result<Facts, Error> {
         amount,
         expires_at: expires.map_or(u64::MAX, |expires| expires.as_secs()),
         hint_fee: fees.max().unwrap_or_default(),
+        description_hash,
     })
 }
 

@@ -233,6 +233,29 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl LdkNode {
+    /// As [`Issuer::mint`], or with the hash of what it is for in place of a description: what a service of LNURL-pay gives out (LUD-06).
+    ///
+    /// # Errors
+    /// As [`Issuer::mint`].
+    pub fn invoice(
+        &self,
+        amount: Msat,
+        expiry: Duration,
+        described: Option<[u8; 32]>,
+    ) -> Result<Minted, MintError> {
+        if self.is_stopped() {
+            return Err(MintError::NotRunning);
+        }
+        let hints = self
+            .hints
+            .for_amount(amount, || self.node.list_channels())
+            .ok_or(MintError::NoInbound(amount))?;
+        // LDK judges the expiry by block time, and wallets by their own clocks: only the machine's
+        // clock will do.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.mint.invoice(amount, expiry, hints, now, described)
+    }
+
     /// Runs a call of ldk-node where it may block.
     async fn call<T: Send + 'static>(
         &self,
@@ -274,17 +297,7 @@ impl LdkNode {
 
 impl Issuer for LdkNode {
     fn mint(&self, amount: Msat, expiry: Duration) -> Result<Minted, MintError> {
-        if self.is_stopped() {
-            return Err(MintError::NotRunning);
-        }
-        let hints = self
-            .hints
-            .for_amount(amount, || self.node.list_channels())
-            .ok_or(MintError::NoInbound(amount))?;
-        // LDK judges the expiry by block time, and wallets by their own clocks: only the machine's
-        // clock will do.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.mint.invoice(amount, expiry, hints, now)
+        self.invoice(amount, expiry, None)
     }
 
     fn node_id(&self) -> NodeId {

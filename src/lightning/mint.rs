@@ -56,7 +56,8 @@ impl Mint {
         self.node_id
     }
 
-    /// An invoice whose preimage only this node can compute. `now` counts from the Unix epoch.
+    /// An invoice whose preimage only this node can compute, with [`DESCRIPTION`] or with the hash of what it is for (field `h`). `now` counts
+    /// from the Unix epoch.
     ///
     /// # Errors
     /// [`MintError::Refused`] where BOLT 11 cannot express it or the operating system gives no
@@ -67,6 +68,7 @@ impl Mint {
         expiry: Duration,
         hints: Vec<RouteHint>,
         now: Duration,
+        described: Option<[u8; 32]>,
     ) -> Result<Minted, MintError> {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(|e| refused(&format!("no randomness: {e}")))?;
@@ -80,7 +82,8 @@ impl Mint {
             None,
         )
         .map_err(|()| refused("the amount or the expiry is out of range"))?;
-        self.sign(PaymentHash::new(hash.0), secret, amount, expiry_secs, hints, now)
+        let hash = PaymentHash::new(hash.0);
+        self.sign((hash, secret), amount, expiry_secs, hints, now, described)
     }
 
     /// An invoice for a preimage that the caller chose; LDK does not know it, so that only a fake
@@ -105,25 +108,29 @@ impl Mint {
             None,
         )
         .map_err(|()| refused("the amount or the expiry is out of range"))?;
-        self.sign(hash, secret, amount, expiry_secs, Vec::new(), now)
+        self.sign((hash, secret), amount, expiry_secs, Vec::new(), now, None)
     }
 
     /// As `ChannelManager::create_bolt11_invoice` does, but without the field `n`: the signature
     /// tells the payee.
     fn sign(
         &self,
-        hash: PaymentHash,
-        secret: PaymentSecret,
+        (hash, secret): (PaymentHash, PaymentSecret),
         amount: Msat,
         expiry_secs: u32,
         hints: Vec<RouteHint>,
         now: Duration,
+        described: Option<[u8; 32]>,
     ) -> Result<Minted, MintError> {
         if amount.is_zero() {
             return Err(refused("an invoice over nothing"));
         }
-        let mut builder = InvoiceBuilder::new(self.currency.clone())
-            .description(DESCRIPTION.to_owned())
+        let builder = InvoiceBuilder::new(self.currency.clone());
+        let builder = match described {
+            Some(hash) => builder.description_hash(sha256::Hash::from_byte_array(hash)),
+            None => builder.description(DESCRIPTION.to_owned()),
+        };
+        let mut builder = builder
             .duration_since_epoch(now)
             .payment_hash(sha256::Hash::from_byte_array(*hash.as_bytes()))
             .payment_secret(secret)
@@ -192,7 +199,7 @@ mod tests {
         let mint = Mint::new(Network::Regtest, &[7; 64]).unwrap();
         let mut hashes = HashSet::new();
         for n in 1..=1_000 {
-            let minted = mint.invoice(Msat::new(n * 1_000), EXPIRY, Vec::new(), NOW).unwrap();
+            let minted = mint.invoice(Msat::new(n * 1_000), EXPIRY, Vec::new(), NOW, None).unwrap();
             let invoice: Bolt11Invoice = minted.bolt11.parse().unwrap();
             assert_eq!(invoice.recover_payee_pub_key().serialize(), *mint.node_id().as_bytes());
             assert_eq!(invoice.payment_hash().as_byte_array(), minted.hash.as_bytes());
@@ -216,7 +223,7 @@ mod tests {
             (Network::Regtest, "lnbcrt10n1"),
         ] {
             let mint = Mint::new(network, &[7; 64]).unwrap();
-            let minted = mint.invoice(Msat::new(1_000), EXPIRY, Vec::new(), NOW).unwrap();
+            let minted = mint.invoice(Msat::new(1_000), EXPIRY, Vec::new(), NOW, None).unwrap();
             assert!(minted.bolt11.starts_with(prefix), "{}", minted.bolt11);
         }
     }
@@ -234,8 +241,8 @@ mod tests {
     fn nothing_and_far_too_much_are_refused() {
         let mint = Mint::new(Network::Regtest, &[7; 64]).unwrap();
         for amount in [0, u64::MAX] {
-            assert!(mint.invoice(Msat::new(amount), EXPIRY, Vec::new(), NOW).is_err());
+            assert!(mint.invoice(Msat::new(amount), EXPIRY, Vec::new(), NOW, None).is_err());
         }
-        assert!(mint.invoice(Msat::new(1), Duration::MAX, Vec::new(), NOW).is_err());
+        assert!(mint.invoice(Msat::new(1), Duration::MAX, Vec::new(), NOW, None).is_err());
     }
 }

@@ -5,12 +5,20 @@
 /// Bytes that are not the boxes they should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed media: {0}")]
-pub(crate) struct BoxError(&'static str);
+pub(crate) struct BoxError(pub(super) &'static str);
 
 /// Tracks in an init segment, of which ours have two at most.
 const TRACKS_MAX: usize = 8;
-/// Samples in a fragment: an hour at 240 frames a second.
-const SAMPLES_MAX: u32 = 864_000;
+/// The samples of a track in a fragment, all its runs together: a segment has 90 seconds of 60 frames at most, which is 5,400.
+const SAMPLES_MAX: u64 = 16_384;
+/// The runs of a track in a fragment. The muxer writes one.
+const RUNS_MAX: u32 = 16;
+/// The largest `moof`: as many samples in two tracks, of 16 bytes each, and what stands around them.
+const MOOF_BYTES_MAX: usize = 1 << 20;
+/// A box's length and kind.
+pub(super) const HEADER: usize = 8;
+/// `default-base-is-moof` (section 8.8.7.1).
+const BASE_IS_MOOF: u32 = 0x0002_0000;
 /// `sample_is_non_sync_sample` (section 8.8.3.1).
 const NON_SYNC: u32 = 0x0001_0000;
 
@@ -41,6 +49,7 @@ pub(crate) struct Track {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Defaults {
     duration: u32,
+    size: u32,
     flags: u32,
 }
 
@@ -79,11 +88,9 @@ impl Init {
                 fields.skip(4)?;
                 let id = fields.u32()?;
                 fields.skip(4)?;
-                let duration = fields.u32()?;
-                fields.skip(4)?;
-                let flags = fields.u32()?;
+                let (duration, size, flags) = (fields.u32()?, fields.u32()?, fields.u32()?);
                 for track in tracks.iter_mut().filter(|track| track.id == id) {
-                    track.defaults = Defaults { duration, flags };
+                    track.defaults = Defaults { duration, size, flags };
                 }
             }
         }
@@ -91,6 +98,67 @@ impl Init {
             return Err(BoxError("no track"));
         }
         Ok(Self { tracks })
+    }
+
+    /// Reads the init segment of a part: one track, of H.264 or AAC-LC, and nothing that gives its fragments another meaning than
+    /// [`Init::of_part`] gives them.
+    pub(crate) fn parse_part(bytes: &[u8], kind: Kind) -> Result<Self, BoxError> {
+        let init = Self::parse(bytes)?;
+        let ours = Self::of_part(kind);
+        let same = |one: &Track, other: &Track| {
+            (one.id, one.kind, one.timescale, one.defaults)
+                == (other.id, other.kind, other.timescale, other.defaults)
+        };
+        let ([track], [planned]) = (init.tracks.as_slice(), ours.tracks.as_slice()) else {
+            return Err(BoxError("more than one track"));
+        };
+        // Baseline, main and high are what is encoded and copied; what is encoded without loss is high 4:4:4 predictive.
+        let coded = match kind {
+            Kind::Video => ["avc1.42", "avc1.4d", "avc1.64", "avc1.f4"]
+                .iter()
+                .any(|c| track.codec.starts_with(c)),
+            Kind::Audio => track.codec == "mp4a.40.2",
+        };
+        if !same(track, planned) || !coded {
+            return Err(BoxError("a track of another make"));
+        }
+        let moov = find(bytes, b"moov")?;
+        only(moov, &[b"mvhd", b"trak", b"mvex", b"udta"])?;
+        only(find(moov, b"mvex")?, &[b"trex"])?;
+        // No edit list: it would move the track in time.
+        let trak = find(moov, b"trak")?;
+        only(trak, &[b"tkhd", b"mdia"])?;
+        let mdia = find(trak, b"mdia")?;
+        only(mdia, &[b"mdhd", b"hdlr", b"minf"])?;
+        let minf = find(mdia, b"minf")?;
+        only(minf, &[if kind == Kind::Video { b"vmhd" } else { b"smhd" }, b"dinf", b"stbl"])?;
+        let dinf = find(minf, b"dinf")?;
+        only(dinf, &[b"dref"])?;
+        // One entry, "in this file": another would have players fetch the data elsewhere.
+        if find(dinf, b"dref")? != b"\0\0\0\0\0\0\0\x01\0\0\0\x0curl \0\0\0\x01" {
+            return Err(BoxError("data elsewhere"));
+        }
+        let stbl = find(minf, b"stbl")?;
+        only(stbl, &[b"stsd", b"stts", b"stsc", b"stsz", b"stco"])?;
+        for table in [b"stts", b"stsc", b"stsz", b"stco"] {
+            if find(stbl, table)?.iter().any(|byte| *byte != 0) {
+                return Err(BoxError("samples outside of fragments"));
+            }
+        }
+        if find(stbl, b"stsd")?.get(4..8) != Some(&[0, 0, 0, 1]) {
+            return Err(BoxError("more than one sample description"));
+        }
+        Ok(init)
+    }
+
+    /// What a part of a worker is read with when its own init segment is not at hand: one track, as all of them are made.
+    pub(crate) fn of_part(kind: Kind) -> Self {
+        let (timescale, codec) = match kind {
+            Kind::Video => (90_000, "avc1"),
+            Kind::Audio => (48_000, "mp4a"),
+        };
+        let (codec, defaults) = (codec.to_owned(), Defaults::default());
+        Self { tracks: vec![Track { id: 1, kind, timescale, codec, defaults }] }
     }
 
     /// The codec strings of all tracks, joined by commas.
@@ -115,26 +183,47 @@ pub(crate) struct Run {
     pub(crate) begins_with_key: bool,
 }
 
-/// Reads a segment: one `moof` and one `mdat`, nothing else.
+/// Reads a segment: one `moof` and one `mdat`, nothing else. All data belongs to the runs, which lie in it one behind the other.
 pub(crate) fn segment(bytes: &[u8], init: &Init) -> Result<Vec<Run>, BoxError> {
+    let (moof, data) = fragment(bytes)?;
+    let mut place = moof.len().saturating_add(2 * HEADER) as u64;
+    let end = place.saturating_add(data.len() as u64);
+    let mut runs: Vec<Run> = Vec::new();
+    let mut inside = Boxes(moof);
+    if !matches!(inside.next()?, Some((b"mfhd", _))) {
+        return Err(BoxError("no mfhd"));
+    }
+    while let Some((kind, body)) = inside.next()? {
+        if kind != b"traf" {
+            return Err(BoxError("a box that no fragment needs"));
+        }
+        let run = traf(body, init, &mut place)?;
+        if runs.iter().any(|other| other.id == run.id) {
+            return Err(BoxError("a track twice"));
+        }
+        runs.push(run);
+    }
+    if place != end {
+        return Err(BoxError("data that belongs to no run, or runs without data"));
+    }
+    Ok(runs)
+}
+
+/// The bodies of the one `moof` and the one `mdat` that a segment is. Both have short headers, which [`super::join`] reckons with.
+pub(super) fn fragment(bytes: &[u8]) -> Result<(&[u8], &[u8]), BoxError> {
     let mut top = Boxes(bytes);
     let Some((b"moof", moof)) = top.next()? else { return Err(BoxError("no moof")) };
     let Some((b"mdat", data)) = top.next()? else { return Err(BoxError("no mdat")) };
-    if top.next()?.is_some() || data.is_empty() {
+    if !top.0.is_empty() || data.is_empty() {
         return Err(BoxError("more or less than moof and mdat"));
     }
-    let mut runs: Vec<Run> = Vec::new();
-    let mut inside = Boxes(moof);
-    while let Some((kind, body)) = inside.next()? {
-        if kind == b"traf" {
-            let run = traf(body, init)?;
-            if runs.iter().any(|other| other.id == run.id) {
-                return Err(BoxError("a track twice"));
-            }
-            runs.push(run);
-        }
+    if moof.len() > MOOF_BYTES_MAX {
+        return Err(BoxError("a moof too long"));
     }
-    Ok(runs)
+    if bytes.len() != moof.len().saturating_add(data.len()).saturating_add(2 * HEADER) {
+        return Err(BoxError("a header of another length"));
+    }
+    Ok((moof, data))
 }
 
 fn track(trak: &[u8]) -> Result<Track, BoxError> {
@@ -195,31 +284,46 @@ fn aac(entry: &[u8]) -> Result<String, BoxError> {
     Ok(format!("mp4a.{indication:02x}.{kind}"))
 }
 
-fn traf(body: &[u8], init: &Init) -> Result<Run, BoxError> {
-    let mut tfhd = Fields(find(body, b"tfhd")?);
+/// `tfhd`, `tfdt` and runs, in this order. `place` is where the data goes on, from the first byte of the `moof`.
+fn traf(body: &[u8], init: &Init, place: &mut u64) -> Result<Run, BoxError> {
+    let mut inside = Boxes(body);
+    let Some((b"tfhd", tfhd)) = inside.next()? else { return Err(BoxError("no tfhd")) };
+    let mut tfhd = Fields(tfhd);
     let flags = tfhd.u32()?;
     let id = tfhd.u32()?;
     let Some(track) = init.tracks.iter().find(|track| track.id == id) else {
         return Err(BoxError("a track that the init segment does not have"));
     };
+    if flags & 0x1 != 0 || flags & BASE_IS_MOOF == 0 {
+        return Err(BoxError("a base of its own"));
+    }
     let mut defaults = track.defaults;
-    tfhd.skip(if flags & 0x1 != 0 { 8 } else { 0 })?;
-    tfhd.skip(if flags & 0x2 != 0 { 4 } else { 0 })?;
+    if flags & 0x2 != 0 && tfhd.u32()? != 1 {
+        return Err(BoxError("another sample description"));
+    }
     if flags & 0x8 != 0 {
         defaults.duration = tfhd.u32()?;
     }
-    tfhd.skip(if flags & 0x10 != 0 { 4 } else { 0 })?;
+    if flags & 0x10 != 0 {
+        defaults.size = tfhd.u32()?;
+    }
     if flags & 0x20 != 0 {
         defaults.flags = tfhd.u32()?;
     }
-    let mut tfdt = Fields(find(body, b"tfdt")?);
+    let Some((b"tfdt", tfdt)) = inside.next()? else { return Err(BoxError("no tfdt")) };
+    let mut tfdt = Fields(tfdt);
     let start = if tfdt.u32()? >> 24 == 1 { tfdt.u64()? } else { u64::from(tfdt.u32()?) };
     let mut run = Run { id, start, duration: 0, samples: 0, begins_with_key: false };
-    let mut inside = Boxes(body);
+    let mut runs = 0_u32;
     while let Some((kind, body)) = inside.next()? {
-        if kind == b"trun" {
-            trun(body, defaults, &mut run)?;
+        if kind != b"trun" {
+            return Err(BoxError("a box that no track needs"));
         }
+        runs = runs.saturating_add(1);
+        if runs > RUNS_MAX {
+            return Err(BoxError("too many runs"));
+        }
+        trun(body, defaults, &mut run, place)?;
     }
     if run.samples == 0 {
         return Err(BoxError("a track without samples"));
@@ -227,31 +331,37 @@ fn traf(body: &[u8], init: &Init) -> Result<Run, BoxError> {
     Ok(run)
 }
 
-fn trun(body: &[u8], defaults: Defaults, run: &mut Run) -> Result<(), BoxError> {
+fn trun(body: &[u8], defaults: Defaults, run: &mut Run, place: &mut u64) -> Result<(), BoxError> {
     let mut fields = Fields(body);
     let flags = fields.u32()?;
-    let samples = fields.u32()?;
-    if samples > SAMPLES_MAX {
+    let samples = u64::from(fields.u32()?);
+    // The sum, since a run that leaves all to the defaults costs 16 bytes, however many samples it claims.
+    let sum = run.samples.saturating_add(samples);
+    if sum > SAMPLES_MAX {
         return Err(BoxError("too many samples"));
     }
-    fields.skip(if flags & 0x1 != 0 { 4 } else { 0 })?;
+    let offset = if flags & 0x1 != 0 { Some(u64::from(fields.u32()?)) } else { None };
+    if offset != Some(*place) {
+        return Err(BoxError("a run that is not where the data goes on"));
+    }
     let first = if flags & 0x4 != 0 { Some(fields.u32()?) } else { None };
     for number in 0..samples {
         let duration = if flags & 0x100 != 0 { fields.u32()? } else { defaults.duration };
-        fields.skip(if flags & 0x200 != 0 { 4 } else { 0 })?;
+        let size = if flags & 0x200 != 0 { fields.u32()? } else { defaults.size };
         let own = if flags & 0x400 != 0 { fields.u32()? } else { defaults.flags };
         fields.skip(if flags & 0x800 != 0 { 4 } else { 0 })?;
         if number == 0 && run.samples == 0 {
             run.begins_with_key = first.unwrap_or(own) & NON_SYNC == 0;
         }
         run.duration = run.duration.saturating_add(u64::from(duration));
+        *place = place.saturating_add(u64::from(size));
     }
-    run.samples = run.samples.saturating_add(u64::from(samples));
+    run.samples = sum;
     Ok(())
 }
 
 /// The body of the first box of a kind.
-fn find<'a>(body: &'a [u8], wanted: &[u8; 4]) -> Result<&'a [u8], BoxError> {
+pub(super) fn find<'a>(body: &'a [u8], wanted: &[u8; 4]) -> Result<&'a [u8], BoxError> {
     let mut boxes = Boxes(body);
     while let Some((kind, body)) = boxes.next()? {
         if kind == wanted {
@@ -261,12 +371,25 @@ fn find<'a>(body: &'a [u8], wanted: &[u8; 4]) -> Result<&'a [u8], BoxError> {
     Err(BoxError("a box is missing"))
 }
 
+/// Whether a body has boxes of these kinds alone, and none twice.
+fn only(body: &[u8], kinds: &[&[u8; 4]]) -> Result<(), BoxError> {
+    let mut left = kinds.to_vec();
+    let mut boxes = Boxes(body);
+    while let Some((kind, _)) = boxes.next()? {
+        let Some(at) = left.iter().position(|wanted| *wanted == kind) else {
+            return Err(BoxError("a box twice, or one that no init segment needs"));
+        };
+        left.swap_remove(at);
+    }
+    Ok(())
+}
+
 /// Boxes that follow one another.
-struct Boxes<'a>(&'a [u8]);
+pub(super) struct Boxes<'a>(pub(super) &'a [u8]);
 
 impl<'a> Boxes<'a> {
     #[expect(clippy::type_complexity, reason = "a name for the pair would say less")]
-    fn next(&mut self) -> Result<Option<(&'a [u8; 4], &'a [u8])>, BoxError> {
+    pub(super) fn next(&mut self) -> Result<Option<(&'a [u8; 4], &'a [u8])>, BoxError> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -332,70 +455,4 @@ impl<'a> Fields<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::media::fixture;
-
-    #[test]
-    fn what_the_muxer_writes_is_read() {
-        let clip = fixture::clip();
-        let init = Init::parse(&clip.files["240p-init.mp4"]).unwrap();
-        let kinds: Vec<(Kind, u32)> =
-            init.tracks.iter().map(|track| (track.kind, track.timescale)).collect();
-        assert_eq!(kinds, [(Kind::Video, 90_000), (Kind::Audio, 48_000)]);
-        assert!(init.codecs().starts_with("avc1.42") && init.codecs().ends_with(",mp4a.40.2"));
-        let runs = segment(&clip.files["240p-1.m4s"], &init).unwrap();
-        assert_eq!((runs[0].start, runs[0].duration, runs[0].samples), (180_000, 180_000, 50));
-        assert!(runs[0].begins_with_key);
-        assert_eq!(runs[1].start % 1_024, 0);
-        assert_eq!(runs[1].duration, runs[1].samples * 1_024);
-    }
-
-    #[test]
-    fn cut_off_and_altered_bytes_never_panic() {
-        let clip = fixture::clip();
-        let init = &clip.files["240p-init.mp4"];
-        let parsed = Init::parse(init).unwrap();
-        let whole = &clip.files["120p-1.m4s"];
-        // Behind the moof there is only data.
-        let moof = u32::from_be_bytes(whole[..4].try_into().unwrap()) as usize + 16;
-        for end in 0..init.len() {
-            assert!(Init::parse(&init[..end]).is_err());
-        }
-        for end in 0..moof {
-            assert!(segment(&whole[..end], &parsed).is_err());
-        }
-        for at in 0..init.len() {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut bytes = init.clone();
-                bytes[at] = value;
-                let _ = Init::parse(&bytes);
-            }
-        }
-        for at in 0..moof {
-            for value in [0, 1, 0x7f, 0xff] {
-                let mut bytes = whole.clone();
-                bytes[at] = value;
-                let _ = segment(&bytes, &parsed);
-            }
-        }
-    }
-
-    #[test]
-    fn sizes_that_lie_are_errors() {
-        let of = |bytes: &[u8]| Boxes(bytes).next().map(|found| found.map(|(kind, _)| *kind));
-        assert_eq!(of(b""), Ok(None));
-        assert_eq!(of(b"\0\0\0\x08free"), Ok(Some(*b"free")));
-        assert_eq!(of(b"\0\0\0\x01free\0\0\0\0\0\0\0\x10"), Ok(Some(*b"free")));
-        for bad in [
-            &b"\0\0\0\0free"[..],
-            b"\0\0\0\x07free",
-            b"\0\0\0\x09free",
-            b"\0\0\0\x01free\0\0\0\0\0\0\0\x0f",
-            b"\0\0\0\x01free\xff\xff\xff\xff\xff\xff\xff\xff",
-            b"\0\0\0",
-        ] {
-            assert!(of(bad).is_err());
-        }
-    }
-}
+mod tests;

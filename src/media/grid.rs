@@ -3,6 +3,7 @@
 //! Every boundary is computed from a frame's index by exact integers, so that renditions agree to the tick.
 
 use crate::domain::video::{TICKS_PER_SECOND, Ticks};
+use crate::media::Rung;
 
 /// The sample rate of all audio that is made.
 pub(crate) const SAMPLE_RATE: u32 = 48_000;
@@ -38,7 +39,7 @@ pub(crate) struct Rate {
 }
 
 impl Rate {
-    const fn new(num: u32, den: u32) -> Self {
+    pub(crate) const fn new(num: u32, den: u32) -> Self {
         Self { num, den }
     }
 
@@ -58,6 +59,11 @@ impl Rate {
         STANDARD_RATES.iter().find(fits).copied().unwrap_or(Self::new(60, 1))
     }
 
+    /// Whether it is one that is chosen here.
+    pub(crate) fn is_standard(self) -> bool {
+        STANDARD_RATES.contains(&self)
+    }
+
     pub(crate) fn per_second(self) -> f64 {
         f64::from(self.num) / f64::from(self.den)
     }
@@ -73,6 +79,13 @@ impl Rate {
         let frames =
             (u128::from(segment_ms) * u128::from(self.num)).div_ceil(1_000 * u128::from(self.den));
         u64::try_from(frames).unwrap_or(u64::MAX).max(1)
+    }
+
+    /// The frame whose beginning is nearest to a tick.
+    pub(crate) fn frame_at(self, ticks: u64) -> u64 {
+        let per = u128::from(TICKS_PER_SECOND) * u128::from(self.den);
+        let frame = (u128::from(ticks) * u128::from(self.num) + per / 2) / per.max(1);
+        u64::try_from(frame).unwrap_or(u64::MAX)
     }
 
     /// When a frame begins, rounded to the nearest tick.
@@ -124,20 +137,15 @@ impl Grid {
         }
     }
 
-    /// When a segment begins.
-    pub(crate) fn start(self, segment: u64) -> u64 {
-        self.ticks(segment.saturating_mul(self.frames()))
-    }
-
     /// All boundaries of a film of so many frames; the last is the end of the last frame.
     pub(crate) fn boundaries(self, frames: u64) -> Vec<Ticks> {
-        let segments = frames.div_ceil(self.frames());
-        (0..segments).map(|n| self.start(n)).chain([self.ticks(frames)]).map(Ticks::new).collect()
+        self.cuts(frames).into_iter().map(|frame| Ticks::new(self.ticks(frame))).collect()
     }
 
-    /// The segment that is the last of a film of so many frames.
-    pub(crate) const fn segments(self, frames: u64) -> u64 {
-        frames.div_ceil(self.frames())
+    /// The frames that the boundaries of a film of so many frames lie at.
+    pub(crate) fn cuts(self, frames: u64) -> Vec<u64> {
+        let segments = frames.div_ceil(self.frames());
+        (0..segments).map(|n| n.saturating_mul(self.frames())).chain([frames]).collect()
     }
 }
 
@@ -149,17 +157,6 @@ pub(crate) const fn aac_frame_at(boundary: u64) -> u64 {
 /// How many AAC frames begin before the end of the film.
 pub(crate) const fn aac_frames_until(end: u64) -> u64 {
     end.div_ceil(AAC_TICKS)
-}
-
-/// One rung of the ladder.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rung {
-    /// Its rendition's name.
-    pub(crate) name: String,
-    /// Pixels, even.
-    pub(crate) width: u32,
-    /// Lines, even.
-    pub(crate) height: u32,
 }
 
 /// The rungs for a source that is shown at `width` by `height`: never above it; one at its own height where all are above.
@@ -176,9 +173,10 @@ pub(crate) fn rungs(ladder: &[u32], width: u32, height: u32) -> Vec<Rung> {
         let wide = u64::from(width) * u64::from(lines);
         let half = (wide + u64::from(height)) / (2 * u64::from(height.max(1)));
         let width = u32::try_from(half * 2).unwrap_or(u32::MAX).max(2);
-        Rung { name: format!("{lines}p"), width, height: lines }
+        let name = format!("{lines}p").parse().ok()?;
+        Some(Rung { name, width, height: lines })
     };
-    heights.into_iter().map(rung).collect()
+    heights.into_iter().filter_map(rung).collect()
 }
 
 /// The highest rate for a rung in bits per second: points between which 16:9 pictures at 30 frames a second are interpolated, and
@@ -247,7 +245,6 @@ mod tests {
                     let frames = grid.frames() * 50 + 1;
                     let boundaries = grid.boundaries(frames);
                     assert_eq!(boundaries.len(), 52);
-                    assert_eq!(grid.segments(frames), 51);
                     let nominal = Ticks::from_millis(segment_ms);
                     for pair in boundaries.windows(2).take(50) {
                         assert!(pair[1].since(pair[0]) >= nominal, "{grid:?} {segment_ms}");

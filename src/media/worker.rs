@@ -5,6 +5,7 @@
 //! the child tells comes back as lines of JSON on standard output, and nothing of it is believed before [`check`] has looked.
 
 use std::collections::VecDeque;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -16,24 +17,37 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWri
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 
+use bytes::Bytes;
+
 use self::check::Checker;
 use self::protocol::{Line, Task, Work};
-use super::{Decoded, Error, Made, Options, Order, Sink, Told, Transcoder};
+use super::boxes::BoxError;
+use super::extras::{self, Extras, ExtrasOrder};
+use super::{Decoded, Error, Options, Order, Plan, Sink, Survey, Told, Transcoder, join};
+use crate::domain::id::{RenditionName, SegmentNumber};
+use crate::domain::video::Rendition;
 
 mod check;
 mod child;
 mod protocol;
 mod sandbox;
 
+pub(super) use check::plain as plain_file;
 pub use child::run_worker;
 pub use sandbox::sandbox_support;
 
-/// The longest line that is read: the boundaries of a day of one-second segments fit.
+/// The longest line that is read: a survey with as many key frames as are told.
 const LINE_BYTES_MAX: usize = 4 << 20;
 /// The child says something every five seconds of work; after this long one call into FFmpeg hangs.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long a child may take to end after its last word.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often the output directory of a child is looked at: it fills by some hundred megabytes meanwhile.
+const WATCH: Duration = Duration::from_secs(2);
+/// Files in a child's output directory, each of which takes an inode. Those that are told of are moved away.
+const FILES_MAX: u64 = 1 << 18;
+/// Characters of what a child gives as a reason.
+const WORDS_CHARS_MAX: usize = 300;
 /// What of a child's standard error goes to the log. Damaged films complain about every frame.
 const STDERR_LINES_MAX: usize = 50;
 const STDERR_LINE_BYTES_MAX: usize = 500;
@@ -87,6 +101,7 @@ impl Worker {
         hear: &mut H,
         cancel: &CancellationToken,
     ) -> Result<T, Error> {
+        let output = output(&work);
         let task = Task { limits: limits.clone(), work };
         let mut task = serde_json::to_vec(&task).map_err(broken)?;
         task.push(b'\n');
@@ -96,19 +111,31 @@ impl Worker {
             return Err(Error::Worker("it has no pipes".to_owned()));
         };
         let mut tail = VecDeque::new();
+        let mut why = None;
         let talked = {
+            let stop = CancellationToken::new();
             // A child that dies before it has read its task is told of by its status, not by the broken pipe.
             let talk = async {
-                let _ = stdin.write_all(&task).await;
-                self.talk(stdout, hear).await
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return Err(Error::Cancelled),
+                    _ = stdin.write_all(&task) => {}
+                }
+                self.talk(stdout, hear, &stop).await
             };
             let log = log(stderr, &mut tail);
-            tokio::pin!(talk, log);
+            let over = over(limits, output, cancel);
+            tokio::pin!(talk, log, over);
             let mut logging = true;
             loop {
                 tokio::select! {
                     biased;
-                    () = cancel.cancelled() => break Err(Error::Cancelled),
+                    // The child ends at once; a telling that has begun is finished, since half of it may be recorded.
+                    error = &mut over, if why.is_none() => {
+                        why = Some(error);
+                        stop.cancel();
+                        let _ = child.start_kill();
+                    }
                     talked = &mut talk => {
                         if logging && talked.as_ref().is_ok_and(Option::is_none) {
                             log.await;
@@ -119,6 +146,7 @@ impl Worker {
                 }
             }
         };
+        let talked = why.map_or(talked, Err);
         // What closed its output ends by itself, and how it ends is told; what must stop is stopped.
         let grace = if talked.is_ok() { GRACE } else { Duration::ZERO };
         let status = match tokio::time::timeout(grace, child.wait()).await {
@@ -137,16 +165,23 @@ impl Worker {
         }
     }
 
-    /// Listens until the child closes its output; `None` where it did so without a result.
+    /// Listens until the child closes its output, or until it shall stop, which is looked at between lines; `None` where it closed without
+    /// a result.
     async fn talk<T, H: Hear<T>>(
         &self,
         stdout: ChildStdout,
         hear: &mut H,
+        stop: &CancellationToken,
     ) -> Result<Option<T>, Error> {
         let mut lines = BufReader::new(stdout);
         let mut answer = None;
         loop {
-            let line = tokio::time::timeout(self.patience, line(&mut lines, LINE_BYTES_MAX)).await;
+            let line = tokio::time::timeout(self.patience, line(&mut lines, LINE_BYTES_MAX));
+            let line = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Error::Cancelled),
+                line = line => line,
+            };
             let line = line.map_err(|_| {
                 let seconds = self.patience.as_secs();
                 Error::Worker(format!("it said nothing for {seconds} seconds"))
@@ -156,6 +191,9 @@ impl Worker {
                 return Err(Error::Worker("it spoke on after its last word".to_owned()));
             }
             let line: Line = serde_json::from_slice(&line).map_err(broken)?;
+            if let Line::Told(Told::Failed { reason }) = line {
+                return Err(Error::Source(words(&reason)));
+            }
             answer = hear.hear(line).await?;
         }
     }
@@ -163,21 +201,57 @@ impl Worker {
 
 #[async_trait]
 impl Transcoder for Worker {
-    async fn transcode(
+    async fn survey(
+        &self,
+        source: PathBuf,
+        options: Options,
+        cancel: CancellationToken,
+    ) -> Result<Survey, Error> {
+        let work = Work::Survey { source: absolute(&source)? };
+        self.run(&options, work, &mut Surveying, &cancel).await
+    }
+
+    async fn work(
         &self,
         order: Order,
         sink: &mut dyn Sink,
         cancel: CancellationToken,
-    ) -> Result<Made, Error> {
-        let order = Order {
-            source: absolute(&order.source)?,
-            output: absolute(&order.output)?,
-            options: order.options,
-        };
+    ) -> Result<(), Error> {
+        let order =
+            Order { source: absolute(&order.source)?, output: absolute(&order.output)?, ..order };
         let limits = order.options.clone();
-        let checker = Checker::new(order.output.clone(), order.options.clone());
-        let mut hear = Transcoding { checker, sink };
-        self.run(&limits, Work::Transcode(order), &mut hear, &cancel).await
+        let checker = Checker::new(&order)?;
+        let mut hear = Making { checker, sink };
+        self.run(&limits, Work::Piece(Box::new(order)), &mut hear, &cancel).await
+    }
+
+    fn check(
+        &self,
+        plan: &Plan,
+        rendition: &RenditionName,
+        number: Option<SegmentNumber>,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        check::part(plan, rendition, number, bytes)
+    }
+
+    fn join(
+        &self,
+        picture: Option<&[u8]>,
+        sound: Option<&[u8]>,
+        number: Option<SegmentNumber>,
+    ) -> Result<Bytes, Error> {
+        join::join(picture, sound, number).map_err(malformed)
+    }
+
+    fn rendition(
+        &self,
+        plan: &Plan,
+        name: &RenditionName,
+        init: &[u8],
+        sizes: &[u64],
+    ) -> Result<Rendition, Error> {
+        plan.rendition(name, init, sizes).map_err(malformed)
     }
 
     async fn decode(&self, file: PathBuf) -> Result<Decoded, Error> {
@@ -202,6 +276,31 @@ impl Transcoder for Worker {
         };
         moved.map_err(|source| Error::Io { what: "naming the film", source })
     }
+
+    async fn extras(&self, order: ExtrasOrder, cancel: CancellationToken) -> Result<Extras, Error> {
+        let order = ExtrasOrder {
+            source: absolute(&order.source)?,
+            output: absolute(&order.output)?,
+            ..order
+        };
+        let work = Work::Extras(order.clone());
+        let bytes = self.run(&order.options, work, &mut AroundIt, &cancel).await?;
+        let checked = tokio::task::spawn_blocking(move || told_extras(&order, bytes)).await;
+        checked.map_err(|error| Error::Worker(error.to_string()))?
+    }
+}
+
+/// Reads what a child wrote of its extras, and checks it and all files.
+fn told_extras(order: &ExtrasOrder, bytes: u64) -> Result<Extras, Error> {
+    if bytes > extras::TOLD_BYTES_MAX {
+        return Err(Error::Worker("it told too much of its extras".to_owned()));
+    }
+    let path = order.output.join(extras::TOLD);
+    let read = check::plain(&path, bytes);
+    let read = read.map_err(|source| Error::Io { what: "reading the extras", source })?;
+    let told =
+        read.ok_or_else(|| Error::Worker("it told of extras that are not there".to_owned()))?;
+    extras::checked(&order.output, order, serde_json::from_slice(&told).map_err(broken)?)
 }
 
 /// What makes a result out of a child's lines.
@@ -210,25 +309,40 @@ trait Hear<T>: Send {
     async fn hear(&mut self, line: Line) -> Result<Option<T>, Error>;
 }
 
-struct Transcoding<'a> {
+struct Surveying;
+
+#[async_trait]
+impl Hear<Survey> for Surveying {
+    async fn hear(&mut self, line: Line) -> Result<Option<Survey>, Error> {
+        match line {
+            Line::Surveyed(survey) => check::survey(&survey).map(|()| Some(survey)),
+            Line::Alive => Ok(None),
+            line => Err(out_of_place(&line)),
+        }
+    }
+}
+
+struct Making<'a> {
     checker: Checker,
     sink: &'a mut dyn Sink,
 }
 
 #[async_trait]
-impl Hear<Made> for Transcoding<'_> {
-    async fn hear(&mut self, line: Line) -> Result<Option<Made>, Error> {
+impl Hear<()> for Making<'_> {
+    async fn hear(&mut self, line: Line) -> Result<Option<()>, Error> {
         let told = match line {
             Line::Told(told) => told,
             Line::Alive => return Ok(None),
             line => return Err(out_of_place(&line)),
         };
         match told {
-            Told::Done(made) => {
-                self.checker.made(&made)?;
-                Ok(Some(made))
+            Told::Done { errors } => {
+                self.checker.done()?;
+                if errors > 0 {
+                    tracing::info!(errors, "the source is damaged in places");
+                }
+                Ok(Some(()))
             }
-            Told::Failed { reason } => Err(Error::Source(reason)),
             told => {
                 if self.checker.told(&told).await? {
                     self.sink.told(told).await?;
@@ -247,7 +361,6 @@ impl Hear<Decoded> for Decoding {
         match line {
             Line::Decoded(decoded) => Ok(Some(decoded)),
             Line::Alive => Ok(None),
-            Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
             line => Err(out_of_place(&line)),
         }
     }
@@ -261,18 +374,93 @@ impl Hear<()> for Repeating {
         match line {
             Line::Repeated => Ok(Some(())),
             Line::Alive => Ok(None),
-            Line::Told(Told::Failed { reason }) => Err(Error::Source(reason)),
             line => Err(out_of_place(&line)),
         }
     }
+}
+
+struct AroundIt;
+
+#[async_trait]
+impl Hear<u64> for AroundIt {
+    async fn hear(&mut self, line: Line) -> Result<Option<u64>, Error> {
+        match line {
+            Line::Extras { bytes } => Ok(Some(bytes)),
+            Line::Alive => Ok(None),
+            line => Err(out_of_place(&line)),
+        }
+    }
+}
+
+/// Why a child must end before it does so by itself: it was cancelled, takes too long, or leaves too much where it writes.
+async fn over(limits: &Options, output: Option<PathBuf>, cancel: &CancellationToken) -> Error {
+    let longest = Duration::from_secs(limits.piece_max_seconds);
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Error::Cancelled,
+        () = tokio::time::sleep(longest) => Error::Source(format!(
+            "This file takes longer than the {} seconds that a media worker is allowed.",
+            limits.piece_max_seconds
+        )),
+        () = overflow(output, limits.output_max_bytes) => {
+            Error::Source("What is made of this file is larger than is allowed.".to_owned())
+        }
+    }
+}
+
+/// Returns when more lies in a directory than may. What was told of is moved away: the rest is what a child never tells of.
+async fn overflow(output: Option<PathBuf>, bytes_max: u64) {
+    let Some(output) = output else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(WATCH).await;
+        let output = output.clone();
+        let beyond = tokio::task::spawn_blocking(move || beyond(&output, bytes_max)).await;
+        if beyond.unwrap_or(false) {
+            return;
+        }
+    }
+}
+
+/// Whether the files of a flat directory have more bytes than may be, or are too many. What vanishes while it is looked at does not count.
+fn beyond(directory: &Path, bytes_max: u64) -> bool {
+    let Ok(entries) = std::fs::read_dir(directory) else { return false };
+    let (mut bytes, mut files) = (0_u64, 0_u64);
+    for entry in entries.flatten() {
+        // Space may be reserved behind a file's end.
+        let size = entry.metadata().map_or(0, |of| of.len().max(of.blocks().saturating_mul(512)));
+        (bytes, files) = (bytes.saturating_add(size), files.saturating_add(1));
+        if bytes > bytes_max || files > FILES_MAX {
+            return true;
+        }
+    }
+    false
+}
+
+/// Where a child writes files that it tells of.
+fn output(work: &Work) -> Option<PathBuf> {
+    match work {
+        Work::Piece(order) => Some(order.output.clone()),
+        Work::Extras(order) => Some(order.output.clone()),
+        Work::Survey { .. } | Work::Decode { .. } | Work::Repeat { .. } => None,
+    }
+}
+
+/// What a child says, fit for records and logs: one line of some length.
+fn words(said: &str) -> String {
+    said.chars().filter(|c| !c.is_control()).take(WORDS_CHARS_MAX).collect()
 }
 
 fn out_of_place(line: &Line) -> Error {
     Error::Worker(format!("it answered what was not asked: {}", line.word()))
 }
 
+fn malformed(error: BoxError) -> Error {
+    Error::Worker(error.to_string())
+}
+
 fn broken(error: serde_json::Error) -> Error {
-    Error::Worker(format!("its words make no sense: {error}"))
+    // It quotes what was said.
+    Error::Worker(format!("its words make no sense: {}", words(&error.to_string())))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Error> {
@@ -362,47 +550,4 @@ fn ended(status: ExitStatus, tail: &VecDeque<String>) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn lines_are_bounded() {
-        let mut from: &[u8] = b"{}\nlonger than that\n";
-        assert_eq!(line(&mut from, 8).await.unwrap().unwrap(), b"{}");
-        assert!(matches!(line(&mut from, 8).await, Err(Error::Worker(_))));
-        let mut from: &[u8] = b"broken off";
-        assert!(matches!(line(&mut from, 80).await, Err(Error::Worker(_))));
-        let mut from: &[u8] = b"";
-        assert!(line(&mut from, 80).await.unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn a_flood_on_standard_error_is_clipped() {
-        let mut flood = vec![b'x'; 100_000];
-        flood.extend_from_slice(b"\n\x1b[31mred\nend");
-        let mut from = BufReader::new(flood.as_slice());
-        assert_eq!(clipped(&mut from, 10).await.unwrap(), "xxxxxxxxxx");
-        assert_eq!(clipped(&mut from, 10).await.unwrap(), "[31mred");
-        assert_eq!(clipped(&mut from, 10).await.unwrap(), "end");
-        assert_eq!(clipped(&mut from, 10).await, None);
-    }
-
-    #[tokio::test]
-    async fn a_child_that_is_no_worker_fails_by_name() {
-        let run = |exe: &str| {
-            let worker = Worker::at(PathBuf::from(exe), Options::default());
-            async move { worker.decode(PathBuf::from("/dev/null")).await.unwrap_err().to_string() }
-        };
-        assert_eq!(run("/bin/false").await, "the media worker failed: exit code 1");
-        assert!(run("/nonexistent").await.starts_with("starting the media worker"));
-        assert!(run("/bin/echo").await.contains("its words make no sense"));
-    }
-
-    #[test]
-    fn a_limit_on_processor_time_is_the_sources_fault_and_a_crash_is_not() {
-        let status = |raw| ended(ExitStatus::from_raw(raw), &VecDeque::new());
-        assert!(matches!(status(Signal::SIGXCPU as i32), Error::Source(_)));
-        let crashed = status(Signal::SIGSEGV as i32);
-        assert_eq!(crashed.to_string(), "the media worker failed: ended by SIGSEGV");
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::jobs::Turns;
 use super::{Durability, Error, NodeKey, NodeState, Storage};
 
 /// The tables; a column family each in RocksDB.
@@ -120,7 +121,7 @@ pub struct Store<E> {
     /// Held by each verb that reads before it writes money.
     pub(super) money: Mutex<()>,
     /// The same for creators, titles and jobs, whose writes wait for the disk and must not hold up the money.
-    pub(super) catalog: Mutex<()>,
+    pub(super) catalog: Mutex<Turns>,
     /// How many invoices are kept that are not paid: asked for at each challenge, so it is not read from the engine.
     pub(super) unpaid: AtomicI64,
 }
@@ -134,7 +135,7 @@ impl<E: Engine> Store<E> {
         let store = Self {
             engine,
             money: Mutex::new(()),
-            catalog: Mutex::new(()),
+            catalog: Mutex::default(),
             unpaid: AtomicI64::new(0),
         };
         // An engine that cannot be read fails at the first verb that matters; the count is a bound, not a balance.

@@ -1,16 +1,20 @@
 //! What the store keeps and what its verbs answer: plain data, without behaviour.
 
+mod payouts;
+
+pub use payouts::{Attach, Cause, Payout, PayoutInvoice, PayoutState, Plan, Setbacks, Settle};
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::amount::{Msat, Price};
+use crate::domain::destination::Destination;
 use crate::domain::id::{
-    CreatorId, NodeId, PaymentHash, PayoutId, Preimage, SegmentNumber, SegmentRef, SessionId,
-    Version, VideoId,
+    CreatorId, PaymentHash, SegmentNumber, SegmentRef, SessionId, SourceHash, Version, VideoId,
 };
 use crate::domain::ledger::Split;
-use crate::domain::video::{Terms, VideoState};
+use crate::domain::video::{Terms, Video, VideoState};
 
 /// A key of the Lightning node's state, in LDK's three parts (`KVStore`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -41,16 +45,11 @@ pub struct Creator {
     pub name: String,
     /// Where payouts go.
     pub payout: Option<Destination>,
+    /// From when on they go there, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub payout_from_ms: u64,
     /// Milliseconds since the Unix epoch.
     pub created_ms: u64,
-}
-
-/// Where a creator is paid.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "destination", rename_all = "snake_case")]
-pub enum Destination {
-    /// A keysend to a Lightning node (bLIP 3).
-    Keysend(NodeId),
 }
 
 /// Who a key belongs to.
@@ -89,26 +88,112 @@ pub struct VideoEdit {
     pub price: Option<Price>,
     /// A new free preview.
     pub preview_seconds: Option<u32>,
+    /// What the source that arrived hashes to.
+    pub source_sha256: Option<SourceHash>,
 }
 
-/// A source that waits to be made into media.
+/// A source that is made into a version of a title, by tasks of which any number may be worked at at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     /// The title.
     pub video: VideoId,
     /// The version that is to be made.
     pub version: Version,
+    /// Whose it is: creators take turns.
+    pub creator: CreatorId,
     /// The source file's name in the spool directory.
     pub source: String,
-    /// How often it was begun.
-    pub attempts: u32,
-    /// Who holds it, and until when (milliseconds since the Unix epoch).
-    pub lease: Option<Lease>,
-    /// Milliseconds since the Unix epoch; jobs are taken in this order.
+    /// Milliseconds since the Unix epoch; of one creator's jobs the oldest goes first.
     pub queued_ms: u64,
+    /// What is to be made, in the words of who makes it; empty until the source was looked at.
+    pub plan: String,
+    /// What is to be done.
+    pub tasks: Vec<Task>,
 }
 
-/// Who works at a job.
+/// A part of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// What, in the words of who does it.
+    pub what: String,
+    /// Those of a lower rank go first, whosever they are.
+    pub rank: u8,
+    /// How often it was begun.
+    pub attempts: u32,
+    /// Before this nobody begins it, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub not_before_ms: u64,
+    /// Where it stands.
+    pub state: TaskState,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// Nobody is at it.
+    Waiting,
+    /// Somebody is.
+    Held(Lease),
+    /// It is done.
+    Done,
+}
+
+/// A task that was taken, and its job as it then was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The job.
+    pub job: Job,
+    /// The task's place in it.
+    pub task: usize,
+}
+
+/// A version of a title that another one took the place of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// The title.
+    pub video: VideoId,
+    /// The version.
+    pub version: Version,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+}
+
+impl Job {
+    /// A job of one task: to look at the source.
+    pub fn new(video: &Video, source: String, first: String, queued_ms: u64) -> Self {
+        Self {
+            video: video.id,
+            version: video.making(),
+            creator: video.creator,
+            source,
+            queued_ms,
+            plan: String::new(),
+            tasks: vec![Task::new(first, 0)],
+        }
+    }
+
+    /// Whether all is done.
+    pub fn is_done(&self) -> bool {
+        self.tasks.iter().all(|task| task.state == TaskState::Done)
+    }
+}
+
+impl Task {
+    /// One that waits.
+    pub const fn new(what: String, rank: u8) -> Self {
+        Self { what, rank, attempts: 0, not_before_ms: 0, state: TaskState::Waiting }
+    }
+}
+
+impl Claimed {
+    /// The task.
+    pub fn task(&self) -> Option<&Task> {
+        self.job.tasks.get(self.task)
+    }
+}
+
+/// Who works at a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// The start of the process that holds it: a lease of an earlier one is over.
@@ -117,14 +202,14 @@ pub struct Lease {
     pub until_ms: u64,
 }
 
-/// How a job ended without a result.
+/// How a task ended without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Setback {
     /// It will be tried again.
     Queued,
-    /// It was tried often enough, or cannot succeed.
+    /// It was tried often enough, or cannot succeed: so ended the whole job.
     Failed,
-    /// The title is gone.
+    /// The job is gone, or the task is somebody else's.
     Gone,
 }
 
@@ -356,71 +441,4 @@ pub struct SessionState {
     pub paid: usize,
     /// Its invoices that are not paid.
     pub invoices: Vec<Invoice>,
-}
-
-/// Where a payout stands.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
-pub enum PayoutState {
-    /// Intended, and perhaps sent: the node is asked before anything is sent again.
-    Pending,
-    /// It arrived.
-    Arrived {
-        /// What the route cost.
-        fee: Msat,
-        /// The proof.
-        preimage: Option<Preimage>,
-    },
-    /// It came back; the amount is payable again.
-    Returned {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// A payment to a creator.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Payout {
-    /// Its identity.
-    pub id: PayoutId,
-    /// To whom.
-    pub creator: CreatorId,
-    /// Where.
-    pub destination: Destination,
-    /// What left the payable balance.
-    pub planned: Msat,
-    /// What is sent.
-    pub amount: Msat,
-    /// The payment hash under which it is sent.
-    pub hash: PaymentHash,
-    /// Where it stands.
-    pub state: PayoutState,
-    /// Milliseconds since the Unix epoch.
-    pub created_ms: u64,
-}
-
-/// How a payout ended.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Settle {
-    /// It arrived.
-    Arrived {
-        /// What the route cost.
-        fee: Msat,
-        /// The proof.
-        preimage: Option<Preimage>,
-    },
-    /// It came back.
-    Returned {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Payouts that came back one after the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Setbacks {
-    /// How many.
-    pub count: u32,
-    /// When the last one did, in milliseconds since the Unix epoch.
-    pub last_ms: u64,
 }

@@ -2,17 +2,20 @@
 //! dropped, its books must be right.
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode};
 use serde_json::{Value, json};
 use sluice::app::{Pieces, assemble};
-use sluice::blobs::Blobs;
+use sluice::blobs::{Blobs, Part};
 use sluice::config::Config;
-use sluice::domain::id::Preimage;
+use sluice::domain::id::{Preimage, RenditionName, SegmentNumber, Version};
 use sluice::http::{Shared, router};
+use sluice::library::upload::Disk;
 use sluice::lightning::Network;
 use sluice::lightning::fake::FakeNode;
 use sluice::runtime::{Clock as _, ManualClock, Tasks};
@@ -21,6 +24,7 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use crate::engine::Flaky;
+use crate::services::Script;
 use crate::transcoder::FakeTranscoder;
 
 /// Whatever is awaited here comes within this, or the test fails.
@@ -35,9 +39,11 @@ pub struct TestApp {
     pub clock: Arc<ManualClock>,
     pub transcoder: Arc<FakeTranscoder>,
     pub spool: TempDir,
+    pub disk: Arc<Space>,
+    pub wire: Arc<Script>,
     pub operator: String,
+    pub blobs: Blobs,
     config: Config,
-    blobs: Blobs,
     tasks: Tasks,
 }
 
@@ -54,6 +60,8 @@ impl TestApp {
     pub fn over(blobs: Blobs, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.lightning.network = Network::Regtest;
+        // Here time stands still.
+        config.library.retry_seconds = 0;
         change(&mut config);
         let engine = Flaky::default();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -64,6 +72,8 @@ impl TestApp {
             clock: Arc::new(ManualClock::at_ms(now.as_secs() * 1_000)),
             transcoder: Arc::default(),
             spool: tempfile::tempdir().unwrap(),
+            disk: Arc::default(),
+            wire: Arc::default(),
             blobs,
             config,
         });
@@ -72,7 +82,8 @@ impl TestApp {
     }
 
     fn started(start: Start) -> Self {
-        let Start { store, engine, node, clock, transcoder, spool, blobs, config } = start;
+        let Start { store, engine, node, clock, transcoder, spool, disk, wire, blobs, config } =
+            start;
         node.set_time(clock.now_s());
         let tasks = Tasks::default();
         let pieces = Pieces {
@@ -84,6 +95,8 @@ impl TestApp {
             transcoder: Arc::clone(&transcoder) as _,
             clock: Arc::clone(&clock) as _,
             spool: spool.path().to_owned(),
+            disk: Arc::clone(&disk) as _,
+            wire: Arc::clone(&wire) as _,
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         let operator = String::new();
@@ -95,6 +108,8 @@ impl TestApp {
             clock,
             transcoder,
             spool,
+            disk,
+            wire,
             operator,
             config,
             blobs,
@@ -112,11 +127,61 @@ impl TestApp {
             clock: Arc::clone(&self.clock),
             transcoder: Arc::clone(&self.transcoder),
             spool: std::mem::replace(&mut self.spool, tempfile::tempdir().unwrap()),
+            disk: Arc::clone(&self.disk),
+            wire: Arc::clone(&self.wire),
             blobs: self.blobs.clone(),
             config: self.config.clone(),
         });
         app.operator = self.operator.clone();
         app
+    }
+
+    /// What is kept of a version: each part and its length.
+    pub async fn kept(&self, video: &str, version: u32) -> Vec<String> {
+        let (video, version) = (video.parse().unwrap(), Version(version));
+        let found = self.blobs.list(video, version).await.unwrap();
+        let name = |(rendition, part, _): (RenditionName, Part, u64)| match part {
+            Part::Init => format!("{rendition}/init"),
+            Part::Segment(number) => format!("{rendition}/{number}"),
+        };
+        found.into_iter().map(name).collect()
+    }
+
+    /// A segment goes, as by a broken disk.
+    pub async fn lose(&self, video: &str, version: u32, rendition: &str, segment: u32) {
+        let (video, version) = (video.parse().unwrap(), Version(version));
+        let gone = Part::Segment(SegmentNumber(segment));
+        let rendition: RenditionName = rendition.parse().unwrap();
+        self.blobs.remove(video, version, &rendition, gone).await.unwrap();
+    }
+
+    /// A segment lies where one will be made, as a process may leave it that was killed at the wrong moment.
+    pub async fn plant(&self, video: &str, version: u32, rendition: &str, segment: u32) {
+        let (video, version) = (video.parse().unwrap(), Version(version));
+        let (rendition, part) = (rendition.parse().unwrap(), Part::Segment(SegmentNumber(segment)));
+        self.blobs
+            .put(video, version, &rendition, part, Bytes::from_static(b"stray"))
+            .await
+            .unwrap();
+    }
+
+    /// Files in the spool, those in directories among them; not what is remembered of finished uploads and their sums.
+    pub fn spooled(&self) -> Vec<PathBuf> {
+        let (mut files, mut left) = (Vec::new(), vec![self.spool.path().to_owned()]);
+        while let Some(directory) = left.pop() {
+            // A directory may go meanwhile.
+            for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                let path = entry.path();
+                let remembered =
+                    path.extension().is_some_and(|kind| kind == "upload" || kind == "json");
+                match path.is_dir() {
+                    true => left.push(path),
+                    false if remembered => {}
+                    false => files.push(path),
+                }
+            }
+        }
+        files
     }
 
     /// Moves the server's and the node's clock on.
@@ -230,8 +295,26 @@ struct Start {
     clock: Arc<ManualClock>,
     transcoder: Arc<FakeTranscoder>,
     spool: TempDir,
+    disk: Arc<Space>,
+    wire: Arc<Script>,
     blobs: Blobs,
     config: Config,
+}
+
+/// A disk with as much space as a test says; a machine's own may be full. Where the spool is gone, so is the disk.
+pub struct Space(pub AtomicU64);
+
+impl Default for Space {
+    fn default() -> Self {
+        Self(AtomicU64::new(1 << 50))
+    }
+}
+
+impl Disk for Space {
+    fn free_bytes(&self, path: &Path) -> std::io::Result<u64> {
+        std::fs::metadata(path)?;
+        Ok(self.0.load(Ordering::SeqCst))
+    }
 }
 
 #[derive(Clone)]

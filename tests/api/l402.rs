@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use sluice::store::Ledger as _;
 
 use crate::app::{Challenge, TestApp, text};
 use crate::transcoder::bytes;
@@ -171,4 +172,37 @@ async fn a_free_title_mints_nothing() {
     let edit = json!({ "msat_per_second": 0 });
     app.call("PATCH", &path).key(&film.creator.key).json(edit).send().await;
     assert_eq!(app.get(&film.segment(5)).await.status, 200);
+}
+
+#[tokio::test]
+async fn no_more_is_sold_of_a_version_that_another_one_took_the_place_of() {
+    let app = TestApp::new();
+    let film = app.film().await;
+    let session = crate::sessions::Session::short(&app, &film).await;
+    let paid = Challenge::of(&app.get(&film.segment(1)).await);
+    let credential = paid.credential(app.pay(&paid.invoice).await);
+    assert_eq!(app.upload(&film.creator, &film.video).await.status, 202);
+    let path = format!("/api/v1/videos/{}", film.video);
+    while app.get(&path).await.json()["version"] != 2 {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let unpaid = app.store.unpaid();
+    let gone = app.get(&film.segment(1)).await.problem(410, "gone");
+    let playlist = format!("/hls/{}/index.m3u8", film.video);
+    assert!(gone["detail"].as_str().unwrap().contains(&playlist), "{gone}");
+    let other = app.call("GET", &film.segment(2)).with("authorization", &credential);
+    other.send().await.problem(410, "gone");
+    assert_eq!(app.call("HEAD", &film.segment(1)).send().await.status, 410);
+    assert_eq!(app.store.unpaid(), unpaid, "nothing was minted");
+    for _ in 0..2 {
+        let call = app.call("GET", &film.segment(1)).with("authorization", &credential);
+        assert_eq!(call.send().await.status, 200, "what was paid is served");
+    }
+    assert_eq!(app.get(&film.segment(0)).await.status, 200, "and the preview");
+    // A session goes on with the version that it began.
+    app.get(&session.segment(1)).await.problem(402, "payment_required");
+    let invoice = session.open(&app).await.remove(0);
+    crate::sessions::pay(&app, &invoice).await;
+    assert_eq!(app.get(&session.segment(1)).await.status, 200);
+    Challenge::of(&app.get(&film.segment(1).replace("/1/480p", "/2/480p")).await);
 }

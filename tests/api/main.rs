@@ -9,19 +9,26 @@
 
 mod app;
 mod engine;
+mod services;
 mod sse;
 mod transcoder;
+mod upload_bounds;
+mod uploads;
 
+mod addresses;
 mod afterwards;
 mod claims;
 mod connections;
 mod credentials;
 mod errors;
+mod extras;
 mod files;
 mod l402;
 mod limits;
+mod making;
 mod media;
 mod metrics;
+mod outbound;
 mod payer;
 mod payouts;
 mod restart;

@@ -57,11 +57,8 @@ async fn a_draft_becomes_ready_by_way_of_its_source_and_the_events_tell_it() {
     let shown = app.get(&format!("/api/v1/videos/{video}")).await.json();
     assert_eq!((&shown["segments"], &shown["duration_ms"]), (&json!(SEGMENTS), &json!(30_000)));
     assert_eq!(shown["creator"], json!({ "id": creator.id, "name": "Ada" }));
-    let spooled = std::fs::read_dir(app.spool.path()).unwrap().count();
-    until("the spool is swept", || {
-        spooled == 0 || std::fs::read_dir(app.spool.path()).unwrap().count() == 0
-    })
-    .await;
+    let source = app.spool.path().join(format!("{video}.source"));
+    until("the spool is swept", || !source.exists()).await;
 }
 
 #[tokio::test]

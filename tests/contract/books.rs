@@ -183,7 +183,10 @@ pub fn video(number: u128, of: u128) -> Video {
         preview_seconds: 0,
         state: VideoState::Draft,
         version: Version(1),
+        next: None,
+        versions: 0,
         created_ms: 1,
+        source_sha256: None,
     }
 }
 
@@ -250,6 +253,7 @@ pub fn enter<K: Kind>(books: &Books<K>, number: u128) {
         id: creator(number),
         name: "Ada".to_owned(),
         payout: None,
+        payout_from_ms: 0,
         created_ms: 1,
     };
     let key = sluice::store::KeyHash([u8::try_from(number).unwrap(); 32]);

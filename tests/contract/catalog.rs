@@ -1,9 +1,10 @@
 //! Creators, keys and titles.
 
 use sluice::domain::amount::Price;
+use sluice::domain::destination::Destination;
 use sluice::domain::id::NodeId;
 use sluice::domain::video::VideoState;
-use sluice::store::{Catalog as _, Change, Destination, KeyHash, Role, Storage as _, VideoEdit};
+use sluice::store::{Catalog as _, Change, KeyHash, Role, Storage as _, VideoEdit};
 
 use crate::books::{Books, Kind, creator, enter, suite, video, video_id};
 
@@ -42,7 +43,10 @@ fn a_creator_is_found_by_id_and_by_key<K: Kind>(books: &mut Books<K>) {
 fn an_edit_changes_what_it_names_and_nothing_else<K: Kind>(books: &mut Books<K>) {
     enter(books, 1);
     let to = Destination::Keysend(NodeId::new([2; 33]));
-    assert_eq!(books.edit_creator(creator(1), None, Some(to)).unwrap().unwrap().name, "Ada");
+    assert_eq!(
+        books.edit_creator(creator(1), None, Some((to.clone(), 9))).unwrap().unwrap().name,
+        "Ada"
+    );
     let edited = books.edit_creator(creator(1), Some("Grace".to_owned()), None).unwrap().unwrap();
     assert_eq!((edited.name.as_str(), edited.payout), ("Grace", Some(to)));
     assert_eq!(books.edit_creator(creator(2), None, None).unwrap(), None);

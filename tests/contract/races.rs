@@ -3,12 +3,13 @@
 use std::sync::Barrier;
 
 use sluice::domain::amount::Msat;
-use sluice::domain::id::{NodeId, PayoutId, Version};
+use sluice::domain::destination::Destination;
+use sluice::domain::id::{NodeId, PayoutId};
 use sluice::domain::ledger::Account;
 use sluice::domain::video::VideoState;
 use sluice::store::{
-    Catalog as _, Credit, Destination, Draw, Job, Jobs as _, Lease, Ledger as _, Payout,
-    PayoutState, Payouts as _, Redeem, Sessions as _, Storage as _,
+    Catalog as _, Credit, Draw, Job, Jobs as _, Lease, Ledger as _, Payout, PayoutState,
+    Payouts as _, Plan, Redeem, Sessions as _, Storage as _,
 };
 use uuid::Uuid;
 
@@ -129,25 +130,25 @@ fn threads_that_plan_payouts_send_one<K: Kind>(books: &mut Books<K>) {
         let payout = Payout {
             id: PayoutId::new(Uuid::from_u128(n as u128)),
             creator: creator(1),
-            destination: Destination::Keysend(NodeId::new([2; 33])),
+            destination: Some(Destination::Keysend(NodeId::new([2; 33]))),
             planned: Msat::new(1_000),
             amount: Msat::new(900),
-            hash: hash(5_000 + n as u128),
+            hash: Some(hash(5_000 + n as u128)),
+            invoice: None,
             state: PayoutState::Pending,
             created_ms: 1,
         };
         store.plan(&payout).unwrap()
     });
-    assert_eq!(got.iter().filter(|planned| **planned).count(), 1);
+    assert_eq!(got.iter().filter(|planned| **planned == Plan::Made).count(), 1);
     assert_eq!(books.owed(Account::PayoutsInFlight), 1_000);
 }
 
 fn threads_that_claim_one_job_work_once<K: Kind>(books: &mut Books<K>) {
     books.create_video(&video(1, 1)).unwrap();
     books.advance(video_id(1), VideoState::Uploading).unwrap();
-    let (video, version) = (video_id(1), Version(1));
-    let source = "a".to_owned();
-    let job = Job { video, version, source, attempts: 0, lease: None, queued_ms: 1 };
+    let video = books.video(video_id(1)).unwrap().unwrap();
+    let job = Job::new(&video, "a".to_owned(), "look".to_owned(), 1);
     books.enqueue(&job).unwrap();
     let got = race(books, |store, _| store.claim(Lease { boot: 1, until_ms: 1_000 }, 0).unwrap());
     assert_eq!(got.iter().flatten().count(), 1);

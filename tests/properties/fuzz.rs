@@ -20,6 +20,7 @@ fn the_seeds_of_every_fuzz_target_hold() {
         ("credentials", targets::credentials as fn(&[u8])),
         ("ranges", targets::ranges),
         ("ids", targets::ids),
+        ("subtitles", targets::subtitles),
     ] {
         let seeds = seeds(name);
         assert!(seeds.len() > 5, "{name}");

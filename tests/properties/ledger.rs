@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sluice::domain::amount::{Granularity, Msat, Price, Share};
+use sluice::domain::destination::Destination;
 use sluice::domain::id::{
     CreatorId, NodeId, PaymentHash, PayoutId, Preimage, SegmentNumber, SegmentRef, SessionId,
     Version, VideoId,
@@ -13,8 +14,8 @@ use sluice::domain::video::Terms;
 use sluice::statements::Statements;
 use sluice::store::memory::Memory;
 use sluice::store::{
-    Credit, Destination, Draw, Invoice, Ledger as _, Origin, Payout, PayoutState, Payouts as _,
-    Progress, Purpose, Redeem, SessionRecord, Sessions as _, Settle, Store,
+    Credit, Draw, Invoice, Ledger as _, Origin, Payout, PayoutState, Payouts as _, Plan, Progress,
+    Purpose, Redeem, SessionRecord, Sessions as _, Settle, Store,
 };
 use uuid::Uuid;
 
@@ -202,16 +203,17 @@ impl Both {
         let payout = Payout {
             id: PayoutId::new(Uuid::from_u128(number)),
             creator: creator(),
-            destination: Destination::Keysend(NodeId::new([2; 33])),
+            destination: Some(Destination::Keysend(NodeId::new([2; 33]))),
             planned: Msat::new(planned),
             amount: Msat::new(amount),
-            hash: Preimage::new(preimage).hash(),
+            hash: Some(Preimage::new(preimage).hash()),
+            invoice: None,
             state: PayoutState::Pending,
             created_ms: self.now,
         };
-        let done = self.store.plan(&payout).unwrap();
+        let done = self.store.plan(&payout).unwrap() == Plan::Made;
         if done {
-            self.payouts.push(payout.hash);
+            self.payouts.extend(payout.hash);
         }
         done
     }

@@ -8,6 +8,7 @@
     missing_docs
 )]
 
+mod addresses;
 mod fuzz;
 mod ledger;
 mod model;
@@ -18,7 +19,7 @@ mod window;
 #[path = "../../fuzz/src/targets.rs"]
 mod targets;
 mod domain {
-    pub use sluice::domain::{amount, id, ledger};
+    pub use sluice::domain::{amount, id, ledger, subtitle};
 }
 mod http {
     pub use sluice::http::range;

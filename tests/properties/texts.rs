@@ -7,6 +7,8 @@ use sluice::domain::id::{
     Version, VideoId,
 };
 use sluice::domain::ledger::Account;
+use sluice::domain::subtitle::{self, Cue, Language};
+use sluice::domain::video::Ticks;
 use sluice::paywall::token::{Bound, Keys, SessionKind, SessionToken, parse_authorization};
 use uuid::Uuid;
 
@@ -156,6 +158,43 @@ proptest! {
             let presented = parse_authorization(header.as_bytes());
             let verified = presented.and_then(|presented| keys.verify(&presented));
             prop_assert!(verified.is_none() || bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn subtitles_are_read_as_they_were_written(
+        texts in prop::collection::vec(("\\PC{0,60}|[<>&{}\\\\;\\-\n ]{0,20}", 0..100_000_000_u64, 1..100_000_u64), 1..20)
+    ) {
+        let at = Ticks::from_millis;
+        let cue = |(text, start, length): (String, u64, u64)| Cue::new(at(start), at(start + length), &text);
+        let mut cues: Vec<Cue> = texts.into_iter().filter_map(cue).collect();
+        cues.sort_by_key(|cue| (cue.start(), cue.end()));
+        let written = subtitle::vtt(None, &cues);
+        prop_assert_eq!(written.matches("-->").count(), cues.len());
+        match subtitle::parse(written.as_bytes()) {
+            Ok(read) => prop_assert_eq!(read, cues),
+            Err(_) => prop_assert!(cues.is_empty(), "{}", written),
+        }
+    }
+
+    #[test]
+    fn subtitles_of_anyone_are_plain_or_refused(
+        bytes: Vec<u8>,
+        lines in "(WEBVTT\n\n)?([0-9]{1,3}\n|[0-9:.,]{0,13} --> [0-9:.,]{0,13}\r?\n|NOTE\n|<script>&lt;\\{x\n|\n|\r){0,40}",
+    ) {
+        for text in [bytes.as_slice(), lines.as_bytes()] {
+            for cue in subtitle::parse(text).unwrap_or_default() {
+                prop_assert!(cue.start() < cue.end());
+                prop_assert!(cue.text().lines().all(|line| !line.trim().is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn a_language_is_read_as_it_was_printed(text in "[a-zA-Z]{2,3}(-[a-zA-Z0-9]{1,8}){0,4}") {
+        if let Ok(language) = text.parse::<Language>() {
+            prop_assert_eq!(language.to_string().parse(), Ok(language.clone()));
+            prop_assert!(language.as_str().eq_ignore_ascii_case(&text));
         }
     }
 }

@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(missing_docs)]
 
+mod addresses;
 mod chain_sources;
 mod closed;
 mod demo;
 mod demo_kills;
 mod ffmpeg;
 mod kills;
+mod making;
 // The same suite as over the fake.
 #[path = "../contract/lightning.rs"]
 mod lightning;
@@ -18,6 +20,7 @@ mod players;
 mod segments;
 mod sessions;
 mod starts;
+mod uploads;
 mod watch;
 // Shared with tests/soak.rs and benches/paid_segment.rs.
 mod world;

@@ -64,7 +64,11 @@ async fn a_configuration_that_will_not_do_is_named_with_the_mend() {
     holds(&said, &["/nowhere/.cookie", "chain.cookie_file"]);
     let said = refused(&serving, &[(cookie, wrong)]).await;
     holds(&said, &["refused", ".cookie"]);
-    let said = refused(&serving, &[("network = \"regtest\"", "network = \"mainnet\"")]).await;
+    let mainnet = ("network = \"regtest\"", "network = \"mainnet\"");
+    let said = refused(&serving, &[mainnet]).await;
+    holds(&said, &["payout.lnurl_allow_loopback", "mainnet"]);
+    let strict = ("lnurl_allow_loopback = true", "lnurl_allow_loopback = false");
+    let said = refused(&serving, &[mainnet, strict]).await;
     holds(&said, &["`regtest`", "`main`", "network"]);
     let said = line(&["serve", "--config", "/nowhere/sluice.toml"]).await;
     holds(&said, &["/nowhere/sluice.toml", "sluice init"]);

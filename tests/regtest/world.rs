@@ -36,7 +36,7 @@ pub const FUNDS_SAT: u64 = 10_000_000;
 /// Blocks until a coinbase can be spent, with one to spare.
 pub const MATURITY: u32 = 101;
 /// A step takes at most this long, with the machine under load.
-pub const WITHIN: Duration = Duration::from_secs(60);
+pub const WITHIN: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(50);
 
 /// Everything a test needs; it ends with this value.

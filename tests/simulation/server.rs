@@ -99,6 +99,8 @@ impl Machine {
             transcoder: Arc::new(FakeTranscoder::default()),
             clock: Arc::clone(&self.clock) as _,
             spool: self.spool.path().to_owned(),
+            disk: Arc::new(sluice::library::upload::SystemDisk),
+            wire: Arc::new(sluice::payout::outbound::Internet),
         };
         let shared = assemble(pieces, &self.config, &tasks).unwrap();
         Process { store, node, shared, tasks }

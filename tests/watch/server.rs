@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::{Value, json};
 use sluice::app::{Pieces, assemble};
 use sluice::blobs::Blobs;
 use sluice::config::Config;
 use sluice::domain::id::{RenditionName, SegmentNumber};
-use sluice::domain::video::{Rendition, Ticks, Timeline};
+use sluice::domain::video::{Rendition, Ticks};
 use sluice::http::{Shared, router};
 use sluice::lightning::Network;
 use sluice::lightning::fake::FakeNode;
-use sluice::media::{Decoded, Error, Made, Order, Probe, Sink, Told, Transcoder};
+use sluice::media::extras::{Extras, ExtrasOrder};
+use sluice::media::{
+    Copyable, Decoded, Error, Options, Order, Pictured, Piece, Plan, Probe, Sink, Survey, Told,
+    Transcoder,
+};
 use sluice::runtime::{SystemClock, Tasks};
 use sluice::store::memory::Memory;
 use sluice::store::{Storage as _, Store};
@@ -25,9 +30,9 @@ use tokio_util::sync::CancellationToken;
 /// Segments of the film, of which the first is free.
 pub const SEGMENTS: u32 = 10;
 /// How long each of the others is; the first lasts a second, which is the preview.
-pub const SEGMENT_MS: u64 = 400;
-/// What each of the others costs: 0.4 s at 5 sat a second.
-pub const SEGMENT_MSAT: u64 = 2_000;
+pub const SEGMENT_MS: u64 = 800;
+/// What each of the others costs: 0.8 s at 5 sat a second.
+pub const SEGMENT_MSAT: u64 = 4_000;
 pub const WHOLE_MSAT: u64 = SEGMENT_MSAT * (SEGMENTS as u64 - 1);
 
 pub struct Server {
@@ -43,6 +48,7 @@ impl Server {
     pub async fn start() -> Self {
         let mut config = Config::default();
         config.lightning.network = Network::Regtest;
+        config.media.segment_ms = SEGMENT_MS;
         let store = Arc::new(Store::new(Memory::default()));
         let node = Arc::new(FakeNode::new(Network::Regtest).unwrap());
         let (tasks, spool) = (Tasks::default(), tempfile::tempdir().unwrap());
@@ -55,6 +61,8 @@ impl Server {
             transcoder: Arc::new(SmallBoxes),
             clock: Arc::new(SystemClock),
             spool: spool.path().to_owned(),
+            disk: Arc::new(sluice::library::upload::SystemDisk),
+            wire: Arc::new(sluice::payout::outbound::Internet),
         };
         let shared = assemble(pieces, &config, &tasks).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -144,19 +152,48 @@ async fn write(output: &Path, file: String, bytes: Vec<u8>) -> (String, u64) {
 
 #[async_trait]
 impl Transcoder for SmallBoxes {
-    async fn transcode(
+    /// A film whose key frames fit: its first segment is cut at the first of them behind a second.
+    async fn survey(&self, _: PathBuf, _: Options, _: CancellationToken) -> Result<Survey, Error> {
+        let frames_per_segment = SEGMENT_MS * 25 / 1_000;
+        let keys = (0..u64::from(SEGMENTS)).map(|n| match n {
+            0 => 0,
+            n => 25 + (n - 1) * frames_per_segment,
+        });
+        let keys: Vec<u64> = keys.collect();
+        let frames = keys[keys.len() - 1] + frames_per_segment;
+        let probe = Probe {
+            duration_ms: frames * 40,
+            resolution: Some((854, 480)),
+            frame_rate_milli: Some(25_000),
+            audio: false,
+        };
+        let pictures = Pictured {
+            width: 854,
+            height: 480,
+            rate_num: 25,
+            rate_den: 1,
+            end: Ticks::from_millis(frames * 40),
+            bytes: 100_000,
+            seekable: true,
+            copyable: Some(Copyable { frames, keys, delay: 0 }),
+        };
+        Ok(Survey { probe, pictures: Some(pictures), sound: None })
+    }
+
+    async fn work(
         &self,
         order: Order,
         sink: &mut dyn Sink,
         _: CancellationToken,
-    ) -> Result<Made, Error> {
-        let duration_ms = u64::from(SEGMENTS) * SEGMENT_MS;
-        let (resolution, frame_rate_milli) = (Some((854, 480)), Some(25_000));
-        sink.told(Told::Probed(Probe { duration_ms, resolution, frame_rate_milli, audio: true }))
-            .await?;
-        let mut renditions = Vec::new();
-        for (name, height) in [("480p", 480), ("240p", 240)] {
-            let rendition: RenditionName = name.parse().unwrap();
+    ) -> Result<(), Error> {
+        assert_eq!(order.plan.timeline.segments(), SEGMENTS);
+        let renditions = match order.piece {
+            Piece::Pictures { renditions, .. } => renditions,
+            Piece::Copied { rendition } => vec![rendition],
+            piece => return Err(Error::Worker(format!("not here: {piece:?}"))),
+        };
+        for rendition in renditions {
+            let name = rendition.as_str();
             let (file, bytes) = write(&order.output, format!("{name}-init.mp4"), init(name)).await;
             sink.told(Told::Init { rendition: rendition.clone(), file, bytes }).await?;
             for n in 0..SEGMENTS {
@@ -165,19 +202,49 @@ impl Transcoder for SmallBoxes {
                 let (number, rendition) = (SegmentNumber(n), rendition.clone());
                 sink.told(Told::Segment { rendition, number, file, bytes }).await?;
             }
-            renditions.push(Rendition {
-                name: rendition,
-                resolution: Some((height * 16 / 9, height)),
-                frame_rate_milli,
-                codecs: "avc1.64001f,mp4a.40.2".to_owned(),
-                bandwidth: 1_000_000,
-                average_bandwidth: 900_000,
-            });
         }
-        let ends = (0..=u64::from(SEGMENTS))
-            .map(|n| Ticks::from_millis(if n == 0 { 0 } else { 1_000 + (n - 1) * SEGMENT_MS }));
-        let timeline = Timeline::new(ends.collect()).unwrap();
-        Ok(Made { timeline, renditions, frames: 100 })
+        Ok(())
+    }
+
+    fn check(
+        &self,
+        _: &Plan,
+        _: &RenditionName,
+        _: Option<SegmentNumber>,
+        _: &[u8],
+    ) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn join(
+        &self,
+        picture: Option<&[u8]>,
+        _: Option<&[u8]>,
+        _: Option<SegmentNumber>,
+    ) -> Result<Bytes, Error> {
+        Ok(Bytes::copy_from_slice(picture.unwrap()))
+    }
+
+    fn rendition(
+        &self,
+        _: &Plan,
+        name: &RenditionName,
+        _: &[u8],
+        _: &[u64],
+    ) -> Result<Rendition, Error> {
+        let height: u32 = name.as_str().trim_end_matches('p').parse().unwrap();
+        Ok(Rendition {
+            name: name.clone(),
+            resolution: Some((height * 16 / 9, height)),
+            frame_rate_milli: Some(25_000),
+            codecs: "avc1.64001f,mp4a.40.2".to_owned(),
+            bandwidth: 1_000_000,
+            average_bandwidth: 900_000,
+        })
+    }
+
+    async fn extras(&self, _: ExtrasOrder, _: CancellationToken) -> Result<Extras, Error> {
+        Ok(Extras::default())
     }
 
     async fn decode(&self, _: PathBuf) -> Result<Decoded, Error> {

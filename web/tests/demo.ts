@@ -8,6 +8,7 @@ export interface Demo {
   base_url: string;
   video: string;
   wallet_url: string;
+  creator_key: string;
   stop: () => Promise<void>;
 }
 
@@ -46,9 +47,9 @@ export async function startDemo(): Promise<Demo> {
 }
 
 function parse(line: string): Omit<Demo, 'stop'> {
-  const { base_url, video, wallet_url } = JSON.parse(line) as Record<string, unknown>;
+  const { base_url, video, wallet_url, creator_key } = JSON.parse(line) as Record<string, unknown>;
   if (typeof base_url !== 'string' || typeof video !== 'string' || typeof wallet_url !== 'string') {
     throw new Error(`the demo's line lacks base_url, video or wallet_url: ${Object.keys(JSON.parse(line))}`);
   }
-  return { base_url: new URL(base_url).origin, video, wallet_url };
+  return { base_url: new URL(base_url).origin, video, wallet_url, creator_key: String(creator_key) };
 }

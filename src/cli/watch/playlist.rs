@@ -46,7 +46,10 @@ pub(super) fn multivariant(text: &str) -> Result<Vec<Variant>, String> {
         if !attributes.bytes().all(harmless) || attributes.contains("URI") {
             return Err("the playlist describes a rendition with odd signs".to_owned());
         }
-        variants.push(Variant { name, attributes: attributes.to_owned() });
+        // The player gets renditions alone: a group that is not there must not be named either.
+        let kept = attributes.split(',').filter(|of| !of.starts_with("SUBTITLES="));
+        let attributes = kept.collect::<Vec<_>>().join(",");
+        variants.push(Variant { name, attributes });
         if variants.len() > RENDITIONS_MAX {
             return Err("the playlist names too many renditions".to_owned());
         }
@@ -193,12 +196,26 @@ mod tests {
     #[test]
     fn the_servers_renditions_are_read_and_written_anew() {
         let media = media([0, 90_000].map(Ticks::new).to_vec());
-        let text = hls::multivariant(&media, "").unwrap();
+        let language = "en".parse().unwrap();
+        let track =
+            hls::Subtitles { language: &language, name: "English", default: true, forced: false };
+        let frames = [(100, 200, Ticks::new(0))];
+        let iframes = hls::IFrames {
+            resolution: (320, 180),
+            codecs: "avc1.64000d",
+            init: 100,
+            frames: &frames,
+            end: Ticks::new(90_000),
+        };
+        let beside = hls::Beside { subtitles: vec![track], iframes: Some(iframes) };
+        let text = hls::multivariant(&media, "", &beside).unwrap();
+        assert!(text.contains("SUBTITLES"), "{text}");
         let variants = multivariant(&text).unwrap();
         let names: Vec<_> = variants.iter().map(|variant| variant.name.as_str()).collect();
         assert_eq!(names, ["480p", "240p"]);
         let again = write_multivariant(&variants);
         assert!(again.contains("RESOLUTION=426x240"), "{again}");
+        assert!(!again.contains("SUBTITLES") && !again.contains("FRAME-STREAM"), "{again}");
         assert_eq!(multivariant(&again).unwrap(), variants);
     }
 

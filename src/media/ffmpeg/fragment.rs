@@ -7,6 +7,7 @@ use ffmpeg_next::format::context::{Output, StreamIo};
 use ffmpeg_next::{Dictionary, Packet, codec, format};
 
 use super::{failed, raw};
+use crate::domain::id::SegmentNumber;
 use crate::domain::video::TICKS_PER_SECOND;
 use crate::media::Error;
 use crate::media::grid::{Rate, SAMPLE_RATE};
@@ -50,6 +51,8 @@ struct Timing {
     rate: Rate,
     /// How many frames decoding runs ahead of presentation; known with the first packet.
     delay: Option<u64>,
+    /// The frame that the first packet shows.
+    first: u64,
 }
 
 impl Muxer {
@@ -57,6 +60,16 @@ impl Muxer {
     pub(super) fn begin(
         video: Option<(&codec::Context, Rate)>,
         audio: Option<&codec::Context>,
+    ) -> Result<(Self, Vec<u8>), Error> {
+        Self::begin_at(video, audio, SegmentNumber(0), 0)
+    }
+
+    /// Begins in the middle: with a segment, and the film's frame that it begins with.
+    pub(super) fn begin_at(
+        video: Option<(&codec::Context, Rate)>,
+        audio: Option<&codec::Context>,
+        from: SegmentNumber,
+        first: u64,
     ) -> Result<(Self, Vec<u8>), Error> {
         let memory = Memory::default();
         let io = StreamIo::from_write(memory.clone()).map_err(failed("muxer"))?;
@@ -68,22 +81,25 @@ impl Muxer {
             let rate =
                 (i32::try_from(rate.num).unwrap_or(25), i32::try_from(rate.den).unwrap_or(1));
             stream.set_avg_frame_rate(rate);
+            raw::clear_tag(&mut stream);
         }
         if let Some(context) = audio {
             let mut stream = output.add_stream_with(context).map_err(failed("muxer"))?;
             stream.set_time_base((1, i32::try_from(SAMPLE_RATE).unwrap_or(48_000)));
+            raw::clear_tag(&mut stream);
         }
         let mut options = Dictionary::new();
         options.set("movflags", MOVFLAGS);
         options.set("use_editlist", "0");
         options.set("avoid_negative_ts", "disabled");
         options.set("video_track_timescale", "90000");
+        options.set("fragment_index", &from.0.saturating_add(1).to_string());
         // The muxer's version in every init segment would serve nobody.
         options.set("fflags", "+bitexact");
         output.write_header_with(options).map_err(failed("muxer"))?;
         raw::flush_fragment(&mut output).map_err(failed("muxer"))?;
         let init = memory.take();
-        let video = video.map(|(_, rate)| Timing { rate, delay: None });
+        let video = video.map(|(_, rate)| Timing { rate, delay: None, first });
         let audio = audio.map(|_| usize::from(video.is_some()));
         Ok((Self { output, memory, video, audio }, init))
     }
@@ -94,7 +110,8 @@ impl Muxer {
         let (Some(pts), Some(dts)) = (packet.pts(), packet.dts()) else {
             return Err(Error::Worker("the encoder left out a timestamp".to_owned()));
         };
-        let delay = *timing.delay.get_or_insert(u64::try_from(-dts).unwrap_or(0));
+        let ahead = signed(timing.first).saturating_sub(dts);
+        let delay = *timing.delay.get_or_insert(u64::try_from(ahead).unwrap_or(0));
         let order = u64::try_from(dts.saturating_add_unsigned(delay)).unwrap_or(0);
         let shown = u64::try_from(pts).unwrap_or(0);
         // Decoding times are rounded from zero on and shifted as a whole by what the muxer takes back in the first packet, so that
@@ -105,6 +122,21 @@ impl Muxer {
         packet.set_pts(Some(signed(timing.rate.ticks(shown))));
         packet.set_dts(Some(signed(decoded).saturating_sub(shift)));
         packet.set_duration(signed(next.saturating_sub(decoded)));
+        packet.set_stream(0);
+        packet.write(&mut self.output).map_err(failed("muxer"))?;
+        Ok(())
+    }
+
+    /// Takes a key frame of a rendition that has no others, with its own times in ticks.
+    pub(super) fn still(
+        &mut self,
+        mut packet: Packet,
+        start: u64,
+        duration: u64,
+    ) -> Result<(), Error> {
+        packet.set_pts(Some(signed(start)));
+        packet.set_dts(Some(signed(start)));
+        packet.set_duration(signed(duration));
         packet.set_stream(0);
         packet.write(&mut self.output).map_err(failed("muxer"))?;
         Ok(())

@@ -3,11 +3,16 @@
 #![allow(unsafe_code)]
 
 use ffmpeg_next::ffi::{
-    AVDiscard, AVDurationEstimationMethod, AVFieldOrder, av_guess_sample_aspect_ratio,
+    AVColorTransferCharacteristic, AVDiscard, AVDurationEstimationMethod, AVFieldOrder,
+    AVPixelFormat, AVSEEK_FLAG_BACKWARD, av_guess_sample_aspect_ratio, av_seek_frame,
     av_write_frame, avio_flush,
 };
 use ffmpeg_next::format::context::{Input, Output};
 use ffmpeg_next::{Error, Stream, StreamMut, filter};
+
+mod texts;
+
+pub(super) use texts::{attached, chapters, decode_subtitle, stream_tag, want_stream};
 
 /// Ends the current fragment of a fragmenting muxer and hands its bytes to the stream behind it.
 pub(super) fn flush_fragment(output: &mut Output) -> Result<(), Error> {
@@ -59,6 +64,58 @@ pub(super) fn coded(stream: &Stream<'_>) -> Coded {
         height: u32::try_from(height).unwrap_or(0),
         interlaced: !progressive,
     }
+}
+
+/// What a stream's packets can be served by as they are.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Kept {
+    pub(super) profile: i32,
+    /// Whether pictures have 8 bits, 4:2:0.
+    pub(super) yuv420: bool,
+    /// Whether the transfer is one of high dynamic range.
+    pub(super) hdr: bool,
+    pub(super) sample_rate: i32,
+    pub(super) channels: i32,
+    pub(super) frame_size: i32,
+    /// The decoder's configuration.
+    pub(super) configuration: Vec<u8>,
+}
+
+/// Reads a stream's codec parameters.
+pub(super) fn kept(stream: &Stream<'_>) -> Kept {
+    // SAFETY: a stream of an opened input has codec parameters for as long as the input lives, which `stream` borrows; `extradata` is
+    // null or has `extradata_size` bytes.
+    unsafe {
+        let of = (*stream.as_ptr()).codecpar;
+        let length = usize::try_from((*of).extradata_size).unwrap_or(0);
+        let configuration = if (*of).extradata.is_null() || length == 0 {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts((*of).extradata, length).to_vec()
+        };
+        let hdr = matches!(
+            (*of).color_trc,
+            AVColorTransferCharacteristic::AVCOL_TRC_SMPTE2084
+                | AVColorTransferCharacteristic::AVCOL_TRC_ARIB_STD_B67
+        );
+        Kept {
+            profile: (*of).profile,
+            yuv420: (*of).format == AVPixelFormat::AV_PIX_FMT_YUV420P as i32,
+            hdr,
+            sample_rate: (*of).sample_rate,
+            channels: (*of).ch_layout.nb_channels,
+            frame_size: (*of).frame_size,
+            configuration,
+        }
+    }
+}
+
+/// Goes to the last key frame of a stream that is not behind a timestamp.
+pub(super) fn seek(input: &mut Input, index: usize, timestamp: i64) -> Result<(), Error> {
+    let index = i32::try_from(index).unwrap_or(-1);
+    // SAFETY: `input` owns a valid context, which is borrowed exclusively; the call keeps no pointer.
+    let code = unsafe { av_seek_frame(input.as_mut_ptr(), index, timestamp, AVSEEK_FLAG_BACKWARD) };
+    if code < 0 { Err(Error::from(code)) } else { Ok(()) }
 }
 
 /// The shape of a pixel, of the container where it tells one, else of the codec; 0/1 where nobody knows.

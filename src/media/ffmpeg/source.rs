@@ -41,6 +41,8 @@ pub(super) struct Source {
     /// Where the timeline begins.
     origin: (i64, Rational),
     splices: Option<Splices>,
+    /// Further tracks whose packets are given.
+    wanted: Vec<Track>,
     damaged: u32,
     /// Damaged packets that were passed over.
     pub(super) errors: u64,
@@ -107,6 +109,7 @@ impl Source {
             audio,
             duration_us: known.then_some(duration),
             splices: clock.then(Splices::default),
+            wanted: Vec::new(),
             damaged: 0,
             errors: 0,
             input,
@@ -169,7 +172,8 @@ impl Source {
             self.damaged = 0;
             let index = packet.stream();
             let video = self.video.as_ref().map(|picture| picture.track);
-            let Some(track) = [video, self.audio].into_iter().flatten().find(|t| t.index == index)
+            let tracks = [video, self.audio].into_iter().flatten();
+            let Some(track) = tracks.chain(self.wanted.iter().copied()).find(|t| t.index == index)
             else {
                 continue;
             };
@@ -180,11 +184,64 @@ impl Source {
         }
     }
 
-    /// Adds a stream to an output that takes this track's packets as they are.
-    pub(super) fn copy_stream(&self, track: &Track, output: &mut Output) -> Result<(), Error> {
+    /// The container, for what it carries beside its tracks.
+    pub(super) const fn input(&self) -> &Input {
+        &self.input
+    }
+
+    /// From now on packets of this stream are given, too; of the video stream then only key frames where `keys_only`.
+    pub(super) fn want(&mut self, index: usize, keys_only: bool) -> Option<Track> {
+        raw::want_stream(&mut self.input, index, keys_only);
+        let track = Track::of(&self.input.stream(index)?);
+        self.wanted.push(track);
+        Some(track)
+    }
+
+    /// From now on no packets of this stream are given.
+    pub(super) fn ignore(&mut self, index: usize) {
+        raw::ignore_stream(&mut self.input, index);
+    }
+
+    /// From now on only packets of this track are given, and the others are not read where the container allows it.
+    pub(super) fn only(&mut self, index: usize) {
+        for other in 0..usize::try_from(self.input.nb_streams()).unwrap_or(0) {
+            if other != index {
+                raw::ignore_stream(&mut self.input, other);
+            }
+        }
+        self.video = self.video.take().filter(|picture| picture.track.index == index);
+        self.audio = self.audio.take().filter(|track| track.index == index);
+    }
+
+    /// Goes to the last key frame that is not behind a time of the timeline.
+    pub(super) fn seek(&mut self, track: &Track, at: u64) -> Result<(), Error> {
+        let at = i64::try_from(at).unwrap_or(i64::MAX).rescale(ticks(), track.time_base);
+        let start = self.origin.0.rescale(self.origin.1, track.time_base);
+        raw::seek(&mut self.input, track.index, at.saturating_add(start))
+            .map_err(|_| Error::Worker("the source cannot be sought in".to_owned()))
+    }
+
+    /// Whether the container has an index by which key frames are found.
+    pub(super) fn has_index(&self) -> bool {
+        self.input.format().name().split(',').any(|name| matches!(name, "mov" | "matroska"))
+    }
+
+    /// What a track's packets could be served by as they are, and its codec.
+    pub(super) fn kept(&self, track: &Track) -> Option<(codec::Id, raw::Kept, raw::Coded)> {
+        let stream = self.input.stream(track.index)?;
+        Some((stream.parameters().id(), raw::kept(&stream), raw::coded(&stream)))
+    }
+
+    /// A context with a track's parameters, for a muxer.
+    pub(super) fn context(&self, track: &Track) -> Result<codec::Context, Error> {
         let stream = self.input.stream(track.index);
         let parameters = stream.map(|stream| stream.parameters()).unwrap_or_default();
-        let context = codec::Context::from_parameters(parameters).map_err(failed("muxer"))?;
+        codec::Context::from_parameters(parameters).map_err(failed("muxer"))
+    }
+
+    /// Adds a stream to an output that takes this track's packets as they are.
+    pub(super) fn copy_stream(&self, track: &Track, output: &mut Output) -> Result<(), Error> {
+        let context = self.context(track)?;
         let mut stream = output.add_stream_with(&context).map_err(failed("muxer"))?;
         stream.set_time_base(track.time_base);
         raw::clear_tag(&mut stream);

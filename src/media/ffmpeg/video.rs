@@ -1,22 +1,37 @@
 //! Decoded pictures to encoded packets: one filter graph, split into the rungs, and an x264 encoder for each.
 
-use ffmpeg_next::util::color::{Primaries, Range, Space, TransferCharacteristic};
+use ffmpeg_next::util::color::{Primaries, Range as Levels, Space, TransferCharacteristic};
 use ffmpeg_next::util::error::EAGAIN;
 use ffmpeg_next::util::picture;
 use ffmpeg_next::{
-    Dictionary, Error as FfmpegError, Packet, codec, encoder, filter, format, frame,
+    Dictionary, Error as FfmpegError, Packet, Rational, codec, encoder, filter, format, frame,
 };
 
 use super::source::Picture;
 use super::{failed, raw, threads};
-use crate::media::grid::{Rate, Rung, rate_max};
-use crate::media::{Error, Options};
+use crate::media::grid::{Rate, rate_max};
+use crate::media::{Error, Options, Rung};
+
+/// Which frames of the film are wanted, and where encoding begins anew.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Range<'a> {
+    /// The film's rate.
+    pub(super) rate: Rate,
+    /// All boundaries of the film.
+    pub(super) cuts: &'a [u64],
+    /// The first frame that is wanted.
+    pub(super) from: u64,
+    /// The first frame that is not.
+    pub(super) to: u64,
+    /// Whether decoding began behind the film's first frame.
+    pub(super) sought: bool,
+}
 
 /// The stage behind the video decoder; made with the first picture, since only that tells the true format.
-pub(super) struct Pictures {
+pub(super) struct Pictures<'a> {
     graph: filter::Graph,
     rungs: Vec<Encoder>,
-    frames_per_segment: u64,
+    range: Range<'a>,
 }
 
 struct Encoder {
@@ -27,30 +42,33 @@ struct Encoder {
 
 /// The colour of a picture as its source tags it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Colour {
+pub(super) struct Colour {
     space: Space,
-    range: Range,
+    range: Levels,
     primaries: Primaries,
     transfer: TransferCharacteristic,
 }
 
-impl Pictures {
+impl<'a> Pictures<'a> {
     /// Builds the graph for a source's first picture and opens the encoders.
     pub(super) fn begin(
         picture: &Picture,
         rungs: &[Rung],
-        frames_per_segment: u64,
+        range: Range<'a>,
         first: &frame::Video,
         options: &Options,
     ) -> Result<Self, Error> {
-        let (chain, colour) = chain(picture, rungs, first);
-        let graph = build(picture, rungs, first, &chain).map_err(failed("filter graph"))?;
+        let (chain, colour) = chain(picture, rungs, range, first);
+        let base = picture.track.time_base;
+        let graph = build(base, rungs.len(), first, &chain).map_err(failed("filter graph"))?;
+        let gaps = range.cuts.iter().zip(range.cuts.iter().skip(1));
+        let gop = gaps.map(|(from, to)| to.saturating_sub(*from)).max().unwrap_or(1);
         let open = |(number, rung): (usize, &Rung)| -> Result<Encoder, Error> {
-            let encoder = open(rung, picture.rate, frames_per_segment, colour, options)?;
+            let encoder = open(rung, range.rate, gop, colour, options)?;
             Ok(Encoder { sink: format!("v{number}"), encoder, frames: 0 })
         };
         let rungs = rungs.iter().enumerate().map(open).collect::<Result<_, _>>()?;
-        Ok(Self { graph, rungs, frames_per_segment })
+        Ok(Self { graph, rungs, range })
     }
 
     /// The encoders' parameters, highest rung first.
@@ -60,10 +78,16 @@ impl Pictures {
 
     /// How many frames each rung was given.
     pub(super) fn frames(&self) -> u64 {
-        self.rungs.first().map_or(0, |rung| rung.frames)
+        self.rungs.iter().map(|rung| rung.frames).min().unwrap_or(0)
     }
 
-    /// Takes a picture with its timestamp set, and hands on what the encoders give, with the rung's number.
+    /// Whether all that is wanted was encoded.
+    pub(super) fn is_full(&self) -> bool {
+        self.frames() >= self.range.to.saturating_sub(self.range.from)
+    }
+
+    /// Takes a picture with its timestamp set, and hands on what the encoders give, with the rung's number. The timestamps of packets count
+    /// frames of the film.
     pub(super) fn push(
         &mut self,
         picture: &frame::Video,
@@ -73,17 +97,22 @@ impl Pictures {
         self.pump(packets)
     }
 
-    /// Ends the film at a timestamp and hands on the rest.
+    /// Ends the source, repeats its last picture as long as more is wanted, and hands on the rest. `end` is beyond what is wanted.
     pub(super) fn finish(
         &mut self,
         end: i64,
         packets: &mut dyn FnMut(usize, Packet) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.source()?.source().close(end).map_err(failed("filter graph"))?;
-        self.pump(packets)?;
+        if !self.is_full() {
+            self.source()?.source().close(end).map_err(failed("filter graph"))?;
+            self.pump(packets)?;
+        }
+        if !self.is_full() {
+            return Err(Error::Worker("the filters left out a frame".to_owned()));
+        }
         for (number, rung) in self.rungs.iter_mut().enumerate() {
             rung.encoder.send_eof().map_err(failed("video encoder"))?;
-            rung.drain(number, packets)?;
+            rung.drain(number, self.range, packets)?;
         }
         Ok(())
     }
@@ -109,10 +138,14 @@ impl Pictures {
                     Err(error) => return Err(failed("filter graph")(error)),
                 }
                 idle = false;
-                rung.encode(&mut picture, self.frames_per_segment)?;
-                rung.drain(number, packets)?;
+                // On the grid of the rate a timestamp is the frame's number.
+                let at = picture.pts().and_then(|at| u64::try_from(at).ok()).unwrap_or(0);
+                if at >= self.range.from && at < self.range.to {
+                    rung.encode(&mut picture, self.range)?;
+                    rung.drain(number, self.range, packets)?;
+                }
             }
-            if idle {
+            if idle || self.is_full() {
                 return Ok(());
             }
         }
@@ -120,9 +153,10 @@ impl Pictures {
 }
 
 impl Encoder {
-    fn encode(&mut self, picture: &mut frame::Video, every: u64) -> Result<(), Error> {
+    fn encode(&mut self, picture: &mut frame::Video, range: Range<'_>) -> Result<(), Error> {
         // The picture still has the type that its decoder gave it, which x264 would obey.
-        let key = self.frames.is_multiple_of(every);
+        let at = range.from.saturating_add(self.frames);
+        let key = range.cuts.binary_search(&at).is_ok();
         picture.set_kind(if key { picture::Type::I } else { picture::Type::None });
         picture.set_pts(i64::try_from(self.frames).ok());
         self.frames = self.frames.saturating_add(1);
@@ -132,12 +166,18 @@ impl Encoder {
     fn drain(
         &mut self,
         number: usize,
+        range: Range<'_>,
         packets: &mut dyn FnMut(usize, Packet) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let moved = |at: Option<i64>| at.map(|at| at.saturating_add_unsigned(range.from));
         loop {
             let mut packet = Packet::empty();
             match self.encoder.receive_packet(&mut packet) {
-                Ok(()) => packets(number, packet)?,
+                Ok(()) => {
+                    packet.set_pts(moved(packet.pts()));
+                    packet.set_dts(moved(packet.dts()));
+                    packets(number, packet)?;
+                }
                 Err(FfmpegError::Eof | FfmpegError::Other { errno: EAGAIN }) => return Ok(()),
                 Err(error) => return Err(failed("video encoder")(error)),
             }
@@ -148,7 +188,7 @@ impl Encoder {
 fn open(
     rung: &Rung,
     rate: Rate,
-    frames_per_segment: u64,
+    gop: u64,
     colour: Colour,
     options: &Options,
 ) -> Result<encoder::video::Encoder, Error> {
@@ -173,8 +213,8 @@ fn open(
     settings.set("crf", &options.crf.to_string());
     settings.set("maxrate", &bits.to_string());
     settings.set("bufsize", &bits.saturating_mul(2).to_string());
-    settings.set("g", &frames_per_segment.to_string());
-    settings.set("keyint_min", &frames_per_segment.to_string());
+    settings.set("g", &gop.to_string());
+    settings.set("keyint_min", &gop.to_string());
     settings.set("sc_threshold", "0");
     settings.set("forced-idr", "1");
     settings.set("flags", "+cgop+global_header");
@@ -183,13 +223,12 @@ fn open(
 }
 
 /// The graph's text behind the lock on the size, and the colour of what comes out of it.
-fn chain(picture: &Picture, rungs: &[Rung], first: &frame::Video) -> (String, Colour) {
-    let mut colour = Colour {
-        space: first.color_space(),
-        range: first.color_range(),
-        primaries: first.color_primaries(),
-        transfer: first.color_transfer_characteristic(),
-    };
+fn chain(
+    picture: &Picture,
+    rungs: &[Rung],
+    range: Range<'_>,
+    first: &frame::Video,
+) -> (String, Colour) {
     let mut filters: Vec<String> = Vec::new();
     // A source that changes its size within the film is scaled to what it began with: the filters behind cannot follow.
     filters.push(format!("scale={}:{}", first.width(), first.height()));
@@ -197,32 +236,16 @@ fn chain(picture: &Picture, rungs: &[Rung], first: &frame::Video) -> (String, Co
         filters.push("yadif=deint=interlaced".to_owned());
     }
     filters.extend(picture.upright.iter().map(|filter| (*filter).to_owned()));
-    let Rate { num, den } = picture.rate;
-    filters.push(format!("fps=fps={num}/{den}:start_time=0"));
-    let hdr = matches!(
-        colour.transfer,
-        TransferCharacteristic::SMPTE2084 | TransferCharacteristic::ARIB_STD_B67
-    );
-    let mut convert = String::new();
-    if hdr && filter::find("zscale").is_some() {
-        if let Some(top) = rungs.first() {
-            // Scaled first: the mapping works in floating point on every pixel.
-            filters.push(format!("scale={}:{}:flags=bicubic", top.width, top.height));
-        }
-        filters.push("zscale=t=linear:npl=100".to_owned());
-        filters.push("format=gbrpf32le".to_owned());
-        filters.push("zscale=p=bt709".to_owned());
-        filters.push("tonemap=tonemap=hable:desat=0".to_owned());
-        filters.push("zscale=t=bt709:m=bt709:r=tv".to_owned());
-        filters.push("format=yuv420p".to_owned());
-        colour = Colour { range: Range::MPEG, ..Colour::BT709 };
-    } else if is_rgb(first) {
-        convert = ":out_color_matrix=bt709:out_range=tv".to_owned();
-        colour = Colour { range: Range::MPEG, ..Colour::BT709 };
-    } else if is_full(first) {
-        convert = ":in_range=pc:out_range=tv".to_owned();
-        colour.range = Range::MPEG;
+    let Rate { num, den } = range.rate;
+    // The grid begins at the timeline's zero in either case; a start of its own would make frames from there to the picture that was sought.
+    let start = if range.sought { "" } else { ":start_time=0" };
+    filters.push(format!("fps=fps={num}/{den}{start}"));
+    if range.from > 0 {
+        // What only leads up to the first frame need not be scaled.
+        filters.push(format!("trim=start_pts={}", range.from));
     }
+    let top = rungs.first().map(|rung| (rung.width, rung.height));
+    let (convert, colour) = to_sdr(first, top, &mut filters);
     let pads: String = (0..rungs.len()).map(|n| format!("[s{n}]")).collect();
     let mut text = format!("[in]{},split={}{pads}", filters.join(","), rungs.len());
     for (n, rung) in rungs.iter().enumerate() {
@@ -233,10 +256,49 @@ fn chain(picture: &Picture, rungs: &[Rung], first: &frame::Video) -> (String, Co
     (text, colour)
 }
 
+/// Adds the filters that map a picture's colours to standard range; also what scalers behind them convert, and the colour that comes out.
+pub(super) fn to_sdr(
+    first: &frame::Video,
+    top: Option<(u32, u32)>,
+    filters: &mut Vec<String>,
+) -> (String, Colour) {
+    let mut colour = Colour {
+        space: first.color_space(),
+        range: first.color_range(),
+        primaries: first.color_primaries(),
+        transfer: first.color_transfer_characteristic(),
+    };
+    let hdr = matches!(
+        colour.transfer,
+        TransferCharacteristic::SMPTE2084 | TransferCharacteristic::ARIB_STD_B67
+    );
+    let mut convert = String::new();
+    if hdr && filter::find("zscale").is_some() {
+        if let Some((width, height)) = top {
+            // Scaled first: the mapping works in floating point on every pixel.
+            filters.push(format!("scale={width}:{height}:flags=bicubic"));
+        }
+        filters.push("zscale=t=linear:npl=100".to_owned());
+        filters.push("format=gbrpf32le".to_owned());
+        filters.push("zscale=p=bt709".to_owned());
+        filters.push("tonemap=tonemap=hable:desat=0".to_owned());
+        filters.push("zscale=t=bt709:m=bt709:r=tv".to_owned());
+        filters.push("format=yuv420p".to_owned());
+        colour = Colour { range: Levels::MPEG, ..Colour::BT709 };
+    } else if is_rgb(first) {
+        convert = ":out_color_matrix=bt709:out_range=tv".to_owned();
+        colour = Colour { range: Levels::MPEG, ..Colour::BT709 };
+    } else if is_full(first) {
+        convert = ":in_range=pc:out_range=tv".to_owned();
+        colour.range = Levels::MPEG;
+    }
+    (convert, colour)
+}
+
 impl Colour {
     const BT709: Self = Self {
         space: Space::BT709,
-        range: Range::MPEG,
+        range: Levels::MPEG,
         primaries: Primaries::BT709,
         transfer: TransferCharacteristic::BT709,
     };
@@ -249,21 +311,21 @@ fn is_rgb(picture: &frame::Video) -> bool {
 }
 
 fn is_full(picture: &frame::Video) -> bool {
-    picture.color_range() == Range::JPEG || name(picture).starts_with("yuvj")
+    picture.color_range() == Levels::JPEG || name(picture).starts_with("yuvj")
 }
 
 fn name(picture: &frame::Video) -> &'static str {
     picture.format().descriptor().map_or("yuv420p", format::pixel::Descriptor::name)
 }
 
-fn build(
-    picture: &Picture,
-    rungs: &[Rung],
+/// A graph from pictures like `first` to sinks that are named `v0` and so on.
+pub(super) fn build(
+    base: Rational,
+    sinks: usize,
     first: &frame::Video,
     chain: &str,
 ) -> Result<filter::Graph, FfmpegError> {
     let find = |name| filter::find(name).ok_or(FfmpegError::FilterNotFound);
-    let base = picture.track.time_base;
     let mut graph = filter::Graph::new();
     raw::limit_threads(&mut graph, threads());
     let source = format!(
@@ -275,11 +337,11 @@ fn build(
         base.denominator()
     );
     graph.add(&find("buffer")?, "in", &source)?;
-    for n in 0..rungs.len() {
+    for n in 0..sinks {
         graph.add(&find("buffersink")?, &format!("v{n}"), "")?;
     }
     let mut parser = graph.output("in", 0)?;
-    for n in 0..rungs.len() {
+    for n in 0..sinks {
         parser = parser.input(&format!("v{n}"), 0)?;
     }
     parser.parse(chain)?;

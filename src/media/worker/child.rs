@@ -9,10 +9,11 @@ use nix::sys::signal::{Signal, raise};
 
 use super::protocol::{Line, Task, Work};
 use super::sandbox;
+use crate::media::extras::ExtrasOrder;
 use crate::media::{Error, Order, Told, ffmpeg};
 
-/// The longest task: two paths and some numbers.
-const TASK_BYTES_MAX: u64 = 1 << 20;
+/// The longest task: paths, and a plan of as many segments as there may be.
+const TASK_BYTES_MAX: u64 = 16 << 20;
 /// The largest file of a transcode: a segment.
 const SEGMENT_BYTES_MAX: u64 = super::check::SEGMENT_BYTES_MAX;
 /// The largest film that is made by repeating: two days of 720p.
@@ -44,8 +45,10 @@ pub fn run_worker() -> ExitCode {
 
 /// A task whose files are open.
 enum Opened {
-    Transcode(Order, File),
+    Survey(File),
+    Piece(Box<Order>, File),
     Decode(File),
+    Extras(ExtrasOrder, File),
     Repeat { clip: File, to: File, seconds: u64 },
 }
 
@@ -53,12 +56,18 @@ fn work() -> Result<(), Error> {
     close_inherited();
     let Task { limits, work } = task()?;
     let (opened, output, file_bytes_max): (Opened, Option<PathBuf>, u64) = match work {
-        Work::Transcode(order) => {
+        Work::Survey { source } => (Opened::Survey(open(&source)?), None, 0),
+        Work::Piece(order) => {
             let output = order.output.clone();
             let source = open(&order.source)?;
-            (Opened::Transcode(order, source), Some(output), SEGMENT_BYTES_MAX)
+            (Opened::Piece(order, source), Some(output), SEGMENT_BYTES_MAX)
         }
         Work::Decode { file } => (Opened::Decode(open(&file)?), None, 0),
+        Work::Extras(order) => {
+            let output = order.output.clone();
+            let source = open(&order.source)?;
+            (Opened::Extras(order, source), Some(output), SEGMENT_BYTES_MAX)
+        }
         Work::Repeat { clip, to, seconds } => {
             let (clip, to) = (open(&clip)?, create(&to)?);
             (Opened::Repeat { clip, to, seconds }, None, FILM_BYTES_MAX)
@@ -70,11 +79,15 @@ fn work() -> Result<(), Error> {
     ffmpeg::begin();
     let mut beat = || say(&Line::Alive);
     let answer = match opened {
-        Opened::Transcode(order, source) => {
+        Opened::Survey(source) => Line::Surveyed(ffmpeg::survey(source, &limits, &mut beat)?),
+        Opened::Piece(order, source) => {
             let mut tell = |told| say(&Line::Told(told));
-            Line::Told(Told::Done(ffmpeg::transcode(&order, source, &mut tell)?))
+            Line::Told(Told::Done { errors: ffmpeg::work(&order, source, &mut tell)? })
         }
         Opened::Decode(file) => Line::Decoded(ffmpeg::decode(file, &limits, &mut beat)?),
+        Opened::Extras(order, source) => {
+            Line::Extras { bytes: ffmpeg::extras(&order, source, &mut beat)? }
+        }
         Opened::Repeat { clip, to, seconds } => {
             ffmpeg::repeat(clip, to, seconds, &mut beat)?;
             Line::Repeated

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::media::{Decoded, Options, Order, Told};
+use crate::media::extras::ExtrasOrder;
+use crate::media::{Decoded, Options, Order, Survey, Told};
 
 /// The one line to the child.
 #[derive(Debug, Serialize, Deserialize)]
@@ -19,13 +20,20 @@ pub(super) struct Task {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Work {
-    /// Make renditions.
-    Transcode(Order),
+    /// Look at a source.
+    Survey {
+        /// The source.
+        source: PathBuf,
+    },
+    /// Make a piece.
+    Piece(Box<Order>),
     /// Decode and count.
     Decode {
         /// The file.
         file: PathBuf,
     },
+    /// Make what viewers expect around a film.
+    Extras(ExtrasOrder),
     /// Make a long film from a short clip.
     Repeat {
         /// The clip.
@@ -43,10 +51,17 @@ pub(super) enum Work {
 pub(super) enum Line {
     /// Of an order, and of any failure.
     Told(Told),
+    /// The answer to [`Work::Survey`].
+    Surveyed(Survey),
     /// The answer to [`Work::Decode`].
     Decoded(Decoded),
     /// The answer to [`Work::Repeat`].
     Repeated,
+    /// The answer to [`Work::Extras`]: how long the file is that tells what was made.
+    Extras {
+        /// In bytes.
+        bytes: u64,
+    },
     /// Work goes on.
     Alive,
 }
@@ -56,8 +71,10 @@ impl Line {
     pub(super) const fn word(&self) -> &'static str {
         match self {
             Self::Told(_) => "told",
+            Self::Surveyed(_) => "surveyed",
             Self::Decoded(_) => "decoded",
             Self::Repeated => "repeated",
+            Self::Extras { .. } => "extras",
             Self::Alive => "alive",
         }
     }

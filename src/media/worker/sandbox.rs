@@ -8,7 +8,7 @@ use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::libc;
 use nix::sys::resource::{Resource, rlim_t, setrlimit};
@@ -20,7 +20,11 @@ use seccompiler::{
 use crate::media::Options;
 
 /// The newest Landlock that is asked for; an older kernel gives what it has, version 1 (Linux 5.13) at least.
-const LANDLOCK: ABI = ABI::V5;
+const LANDLOCK: ABI = ABI::V6;
+/// What of `fcntl` lets the kernel send signals for a process, which no filter of `kill` sees: F_SETOWN, F_SETSIG, F_SETOWN_EX.
+const FCNTL_DENIED: [u64; 3] = [8, 10, 15];
+/// What of `ioctl` does the same: FIOSETOWN, SIOCSPGRP.
+const IOCTL_DENIED: [u64; 2] = [0x8901, 0x8902];
 /// Standard streams, the source, and a few files in the making.
 const OPEN_FILES_MAX: rlim_t = 64;
 /// Between the signal that tells of the limit and the one that cannot be ignored.
@@ -55,6 +59,15 @@ const DENIED: &[libc::c_long] = &[
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_kcmp,
+    // What runs as the same user, the server among it, can be slowed down and moved about by these.
+    libc::SYS_setpriority,
+    libc::SYS_sched_setaffinity,
+    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_setparam,
+    libc::SYS_sched_setattr,
+    libc::SYS_ioprio_set,
+    libc::SYS_migrate_pages,
+    libc::SYS_move_pages,
     libc::SYS_mount,
     libc::SYS_umount2,
     libc::SYS_pivot_root,
@@ -212,6 +225,8 @@ fn landlock(output: Option<&Path>) -> Result<(), String> {
     let text = |error: landlock::RulesetError| error.to_string();
     let mut rules = Ruleset::default()
         .handle_access(AccessFs::from_all(LANDLOCK))
+        // Signals and abstract sockets beyond the sandbox, once more beside seccomp.
+        .and_then(|rules| rules.scope(Scope::from_all(LANDLOCK)))
         .and_then(Ruleset::create)
         .map_err(text)?;
     if let Some(output) = output {
@@ -258,6 +273,15 @@ fn filters() -> Result<[BpfProgram; 2], String> {
     let own = u64::from(std::process::id());
     denied.insert(libc::SYS_tgkill, rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?);
     denied.insert(libc::SYS_prlimit64, rule(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0)?);
+    for (call, operations) in
+        [(libc::SYS_fcntl, &FCNTL_DENIED[..]), (libc::SYS_ioctl, &IOCTL_DENIED)]
+    {
+        let mut rules = Vec::new();
+        for operation in operations {
+            rules.extend(rule(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *operation)?);
+        }
+        denied.insert(call, rules);
+    }
     let denied = with_x32(denied);
     let denied =
         SeccompFilter::new(denied, SeccompAction::Allow, errno(libc::EPERM), architecture()?);
@@ -312,6 +336,50 @@ mod tests {
             nix::sys::signal::raise(nix::sys::signal::Signal::SIGCONT).unwrap();
             nix::sys::resource::getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         });
+    }
+
+    #[test]
+    fn inside_no_other_process_can_be_slowed_moved_or_signalled() {
+        let server = nix::unistd::getppid().as_raw();
+        // Each fails before it looks at anything but its number, so that the pointers may be null.
+        let call = |number: libc::c_long, a: i32, b: i32, c: i32| {
+            let result = syscall(number, a, b, c);
+            (result == -1).then(nix::errno::Errno::last)
+        };
+        inside(None, || {
+            for number in [
+                libc::SYS_setpriority,
+                libc::SYS_sched_setaffinity,
+                libc::SYS_sched_setscheduler,
+                libc::SYS_sched_setparam,
+                libc::SYS_sched_setattr,
+                libc::SYS_ioprio_set,
+                libc::SYS_migrate_pages,
+                libc::SYS_move_pages,
+            ] {
+                let denied = call(number, 0, server, 0);
+                assert_eq!(denied, Some(nix::errno::Errno::EPERM), "{number}");
+            }
+            for operation in FCNTL_DENIED {
+                let operation = i32::try_from(operation).unwrap();
+                let denied = call(libc::SYS_fcntl, 0, operation, server);
+                assert_eq!(denied, Some(nix::errno::Errno::EPERM), "fcntl {operation}");
+            }
+            for operation in IOCTL_DENIED {
+                let operation = i32::try_from(operation).unwrap();
+                let denied = call(libc::SYS_ioctl, 0, operation, 0);
+                assert_eq!(denied, Some(nix::errno::Errno::EPERM), "ioctl {operation}");
+            }
+            let flags = call(libc::SYS_fcntl, 0, libc::F_GETFD, 0);
+            assert_eq!(flags, None, "what else fcntl does stays");
+        });
+    }
+
+    /// A call without a wrapper that would reach the kernel by another number.
+    #[expect(unsafe_code, reason = "a filter on numbers is shown by numbers")]
+    fn syscall(number: libc::c_long, a: i32, b: i32, c: i32) -> libc::c_long {
+        // SAFETY: the filter refuses the call before the kernel reads an argument, or it is F_GETFD, which has no pointer.
+        unsafe { libc::syscall(number, a, b, c) }
     }
 
     #[test]

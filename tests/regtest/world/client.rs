@@ -97,7 +97,11 @@ impl Client {
     }
 
     pub async fn delete(&self, path: &str) {
-        let answer = self.http.delete(format!("{}{path}", self.base)).send().await.unwrap();
+        let mut request = self.http.delete(format!("{}{path}", self.base));
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key);
+        }
+        let answer = request.send().await.unwrap();
         assert!(answer.status().is_success(), "{path}: {}", answer.status());
     }
 

@@ -222,7 +222,7 @@ pub fn sluice(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs a command to its end, within a minute.
+/// Runs a command to its end, within two minutes.
 pub async fn run(command: Command) -> Output {
     run_within(command, WITHIN).await
 }
@@ -233,7 +233,7 @@ pub async fn run_within(mut command: Command, within: Duration) -> Output {
     output_within(child, within).await
 }
 
-/// Waits for a child's end, within a minute.
+/// Waits for a child's end, within two minutes.
 pub async fn output(child: Child) -> Output {
     output_within(child, WITHIN).await
 }
@@ -296,6 +296,7 @@ replay_seconds = {replay_seconds}
 challenges_per_client_per_minute = 100000
 [payout]
 interval_seconds = {payout_seconds}
+lnurl_allow_loopback = true
 [media]
 segment_ms = {segment_ms}
 ladder = [480, 240]

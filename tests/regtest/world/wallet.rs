@@ -7,6 +7,7 @@ use std::time::Duration;
 use sluice::app::{self, Base};
 use sluice::domain::amount::Msat;
 use sluice::domain::id::{NodeId, PaymentHash};
+use sluice::lightning::ldk::LdkNode;
 use sluice::lightning::regtest::Bitcoind;
 use sluice::lightning::{Error, Event, Outgoing, SharedNode};
 use sluice::runtime::{Bells, Tasks};
@@ -31,21 +32,26 @@ pub struct Wallet {
     settled: Bells<PaymentHash>,
     tasks: Tasks,
     // The database is closed last.
-    _base: Base,
+    base: Base,
 }
 
 impl Wallet {
     pub async fn start(directory: &Path, alias: &str, bitcoind: &Bitcoind) -> Self {
         let base = app::base(directory, &super::lightning(alias, bitcoind)).await.unwrap();
-        let node: SharedNode = Arc::<sluice::lightning::ldk::LdkNode>::clone(&base.node);
+        let node: SharedNode = Arc::<LdkNode>::clone(&base.node);
         let (tasks, settled) = (Tasks::default(), Bells::default());
         let drain = drain(Arc::clone(&node), settled.clone(), tasks.clone());
         tasks.spawn_critical("wallet events", drain);
-        Self { node, settled, tasks, _base: base }
+        Self { node, settled, tasks, base }
     }
 
     pub fn node_id(&self) -> NodeId {
         self.node.node_id()
+    }
+
+    /// The node itself.
+    pub fn ldk(&self) -> Arc<LdkNode> {
+        Arc::clone(&self.base.node)
     }
 
     /// What it owns in all its channels, to the millisatoshi while no payment is pending.
